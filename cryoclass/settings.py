@@ -1,0 +1,291 @@
+"""Every setting, declared once: type, default, unit, help and limits.
+
+A setting travels as the frozen object it lives in. The command line builds its options from the same fields
+(:mod:`cryoclass.cli.options`), so a default or a help text stands in one place only.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from cryoclass.errors import UsageError
+
+Size3 = tuple[int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """What the command line needs to know of a field, kept in the field's metadata.
+
+    Parameters
+    ----------
+    help
+        One sentence for ``--help``.
+    unit
+        Unit or placeholder shown beside the option, such as ``angstroms``.
+    flags
+        Names on the command line; the default is the field's name in kebab case.
+    minimum, maximum
+        Inclusive limits, held by :meth:`Settings.__post_init__`; ``above`` is an exclusive lower limit.
+    """
+
+    help: str
+    unit: str = ""
+    flags: tuple[str, ...] = ()
+    minimum: float | None = None
+    above: float | None = None
+    maximum: float | None = None
+
+
+def setting(default: Any = dataclasses.MISSING, **option: Any) -> Any:
+    """Declare a field of a :class:`Settings` class together with its :class:`Option`."""
+    return dataclasses.field(default=default, metadata={"option": Option(**option)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Base of all settings: checks limits on creation and says the option's name when one is broken."""
+
+    panel: ClassVar[str] = "Settings"
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            option, value = field.metadata.get("option"), getattr(self, field.name)
+            if option is not None and value is not None:
+                _check_limits(_flag(field.name, option), value, option)
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with some fields changed, checked again."""
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that JSON can hold."""
+        return {key: _plain(value) for key, value in dataclasses.asdict(self).items()}
+
+
+def _flag(name: str, option: Option) -> str:
+    return option.flags[0] if option.flags else "--" + name.replace("_", "-")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _check_limits(flag: str, value: Any, option: Option) -> None:
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, str | bool | Path) or number is None:
+            continue
+        if option.minimum is not None and not number >= option.minimum:
+            raise UsageError(f"{flag} is {number}; it must be at least {option.minimum}.")
+        if option.above is not None and not number > option.above:
+            raise UsageError(f"{flag} is {number}; it must be above {option.above}.")
+        if option.maximum is not None and not number <= option.maximum:
+            raise UsageError(f"{flag} is {number}; it must be at most {option.maximum}.")
+
+
+# ---------------------------------------------------------------------------------------------- extract
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extraction(Settings):
+    """How a subtomogram is cut out of a tomogram and made ready to be written."""
+
+    panel: ClassVar[str] = "Cutting and normalising"
+
+    box: int = setting(
+        help="Side of the written box, after rescaling; even.", unit="pixels", minimum=4, maximum=1024
+    )
+    angpix: float | None = setting(
+        None,
+        help="Pixel size of the written box; the tomogram's own where left out.",
+        unit="angstroms",
+        above=0,
+        maximum=1000,
+    )
+    invert: Literal["auto", "yes", "no"] = setting(
+        "auto", help="Flip the contrast so that particles are bright; auto decides by who made the tomogram."
+    )
+    norm: bool = setting(
+        True,
+        flags=("--norm/--no-norm",),
+        help="Bring the background outside --bg-radius to mean 0 and deviation 1.",
+    )
+    bg_radius: float | None = setting(
+        None,
+        help="Radius of the particle for --norm; 0.375 of the box where left out.",
+        unit="pixels",
+        above=0,
+    )
+    edge: Literal["replicate", "skip"] = setting(
+        "replicate",
+        help="A box that sticks out of its tomogram: repeat the outermost voxels (as RELION), or skip it.",
+    )
+    relion_rounding: bool = setting(
+        False,
+        flags=("--relion-rounding",),
+        help="Truncate coordinates as RELION 3 does, instead of rounding to nearest.",
+    )
+    shifts: bool = setting(
+        True,
+        flags=("--shifts/--no-shifts",),
+        help="Subtract the refined origins (rlnOrigin*) from the coordinates.",
+    )
+    dtype: Literal["float32", "float16"] = setting(
+        "float32", help="Number type of the written volumes; RELION 3.1 reads float32 only."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.box % 2:
+            raise UsageError(
+                f"--box is {self.box}; RELION and Warp read even boxes only.", f"Use --box {self.box + 1}."
+            )
+        if self.bg_radius is not None and 2 * self.bg_radius > self.box:
+            raise UsageError(
+                f"--bg-radius is {self.bg_radius:g} pixels; it must be at most half the box of {self.box}.",
+                f"Use --bg-radius {0.375 * self.box:g}, or --no-norm.",
+            )
+
+    @property
+    def background_radius(self) -> float:
+        """Radius in pixels outside which the background is measured."""
+        return self.bg_radius if self.bg_radius is not None else float(int(0.375 * self.box))
+
+
+# -------------------------------------------------------------------------------------------- networks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation(Settings):
+    """What turns raw voxels into network input: the single definition, stored in the model card.
+
+    ``intensity`` is taken per box: ``standard`` gives mean 0 and standard deviation 1, ``unit`` stretches the
+    smallest and largest voxel to 0 and 1 (the paper's way).
+    """
+
+    panel: ClassVar[str] = "Network input"
+
+    input_size: Size3 = setting(
+        (32, 128, 128),
+        help="Depth, height and width that the network sees.",
+        unit="D H W",
+        minimum=8,
+        maximum=512,
+    )
+    intensity: Literal["standard", "unit"] = setting(
+        "unit", help="Grey values per box: mean 0 and deviation 1 (standard), or 0 to 1 (unit, the paper's)."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation(Settings):
+    """Random changes of a training box, in the plane across the beam, the same for all its slices.
+
+    The two steps of the paper (resized crop, affine) are drawn on their own with ``probability`` each.
+    """
+
+    probability: float = setting(0.5, help="Chance of each step.", minimum=0, maximum=1)
+    crop_area: tuple[float, float] = setting(
+        (0.5, 1.0), help="Share of the area that a crop keeps.", above=0, maximum=1
+    )
+    crop_ratio: tuple[float, float] = setting((0.75, 4 / 3), help="Width over height of a crop.", above=0)
+    rotation: float = setting(
+        45.0, help="Largest turn about the beam axis.", unit="degrees", minimum=0, maximum=180
+    )
+    shift: float = setting(0.1, help="Largest shift, as a share of the box.", minimum=0, maximum=1)
+    zoom: float = setting(0.1, help="Largest relative change of size.", minimum=0, maximum=0.9)
+    flip: bool = setting(
+        False, help="Mirror at random along each axis (structures are chiral; off in the paper)."
+    )
+
+
+NO_AUGMENTATION = Augmentation(probability=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Settings):
+    """How to fine-tune: everything that the loop needs beside the data and the network.
+
+    ``milestones`` are shares of the epochs after which the learning rate falls tenfold.
+    """
+
+    name: str
+    epochs: int = setting(help="Times that every training particle is seen.", minimum=1, maximum=100_000)
+    lr: float = setting(help="Learning rate of Adam at the start.", above=0, maximum=10)
+    batch_size: int = setting(32, help="Particles per step.", minimum=2, maximum=65536)
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    weight_decay: float = setting(0.0, help="Weight decay.", minimum=0)
+    augmentation: Augmentation = Augmentation()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split(Settings):
+    """How labelled particles are shared out between training, validation and test."""
+
+    panel: ClassVar[str] = "Splitting the labelled particles"
+
+    split: Literal["auto", "tomogram", "particle"] = setting(
+        "auto",
+        help="Keep tomograms whole (honest scores), or share out particles; auto keeps them whole where every class allows.",
+    )
+    val_fraction: float = setting(0.2, help="Share that chooses the best epoch.", above=0, maximum=0.9)
+    test_fraction: float = setting(
+        0.2, help="Share held out for the reported scores; 0 for none.", minimum=0, maximum=0.9
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.val_fraction + self.test_fraction >= 1:
+            raise UsageError(
+                f"--val-fraction {self.val_fraction:g} and --test-fraction {self.test_fraction:g} leave nothing to train on."
+            )
+
+
+# -------------------------------------------------------------------------------------------- simulate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simulation(Settings):
+    """Tomograms of known content.
+
+    ``snr`` is the variance of the clean density, after CTF and missing wedge, over a cube of ``box`` pixels
+    round each particle (mean over all particles of the tomogram), divided by the variance of the added noise, which
+    goes through the same missing wedge. Both are at ``angpix``, with nothing filtered afterwards.
+    """
+
+    panel: ClassVar[str] = "What is simulated"
+
+    species: int | None = setting(
+        None, help="How many species, in alphabetical order; all where left out.", minimum=1
+    )
+    per_species: int = setting(50, help="Particles of each species, over all tomograms.", minimum=1)
+    tomograms: int = setting(4, help="Tomograms to write.", minimum=1, maximum=10_000)
+    snr: float = setting(0.1, help="Variance of the signal over variance of the noise.", above=0)
+    angpix: float = setting(10.0, help="Pixel size.", unit="angstroms", above=0, maximum=100)
+    box: int = setting(
+        32, help="Side of a cube that holds any particle.", unit="pixels", minimum=8, maximum=512
+    )
+    size: Size3 = setting(
+        (64, 256, 256),
+        flags=("--size",),
+        help="Depth, height and width of a tomogram.",
+        unit="D H W",
+        minimum=16,
+    )
+    tilt: float = setting(
+        60.0, help="Largest tilt; the rest is the missing wedge.", unit="degrees", above=0, maximum=90
+    )
+    defocus: tuple[float, float] = setting(
+        (2.5, 5.0), help="Range of defocus.", unit="micrometres", minimum=0
+    )
+    voltage: float = setting(300.0, help="Acceleration voltage.", unit="kilovolts", above=0)
+    spherical_aberration: float = setting(2.7, help="Spherical aberration.", unit="millimetres", minimum=0)
+    amplitude_contrast: float = setting(0.07, help="Amplitude contrast.", minimum=0, maximum=1)
+    labelled: float = setting(
+        1.0, help="Share of particles whose label is written; the rest say unlabelled.", minimum=0, maximum=1
+    )
+    dialect: Literal["relion30", "relion31", "warp"] = setting("relion31", help="Whose STAR file to write.")
+    seed: int = setting(0, help="Seed; the same seed gives the same files.", minimum=0)
