@@ -209,16 +209,22 @@ NO_AUGMENTATION = Augmentation(probability=0.0)
 class Recipe(Settings):
     """How to fine-tune: everything that the loop needs beside the data and the network.
 
-    ``milestones`` are shares of the epochs after which the learning rate falls tenfold.
+    ``steps`` lets the learning rate fall tenfold after each of ``milestones``, which are shares of the epochs;
+    ``one-cycle`` raises it over the first three tenths of the epochs and lowers it to nothing over the rest.
     """
 
     name: str
     epochs: int = setting(help="Times that every training particle is seen.", minimum=1, maximum=100_000)
-    lr: float = setting(help="Learning rate of Adam at the start.", above=0, maximum=10)
+    lr: float = setting(help="Highest learning rate of Adam.", above=0, maximum=10)
     batch_size: int = setting(32, help="Particles per step.", minimum=2, maximum=65536)
+    schedule: Literal["steps", "one-cycle"] = "steps"
     milestones: tuple[float, ...] = (0.5, 0.75)
-    weight_decay: float = setting(0.0, help="Weight decay.", minimum=0)
+    weight_decay: float = setting(0.0, help="Weight decay, apart from the gradient.", minimum=0)
+    label_smoothing: float = setting(
+        0.0, help="Share of a label that is spread over all classes.", minimum=0, maximum=1
+    )
     augmentation: Augmentation = Augmentation()
+    preparation: Preparation = Preparation()
 
 
 @dataclass(frozen=True, kw_only=True)

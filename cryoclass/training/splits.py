@@ -1,0 +1,227 @@
+"""Which labelled particles train, which choose the best epoch, and which are kept for the reported scores."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryoclass.errors import ParticleError
+from cryoclass.settings import Split
+
+PARTS = ("train", "val", "test")
+CANDIDATES = 4096  # ways to share out whole tomograms that are looked at; for up to 7 tomograms, all there are
+
+Integers = NDArray[np.integer]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """Where every particle went.
+
+    Parameters
+    ----------
+    parts
+        ``"train"``, ``"val"``, ``"test"`` or ``""`` (unlabelled) for each row.
+    mode
+        Whether tomograms were kept whole or particles were shared out.
+    reason
+        Why this mode, in words that follow "because".
+    """
+
+    parts: NDArray[np.str_]
+    mode: Literal["tomogram", "particle"]
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Labelled:
+    """The labelled rows: class and tomogram as numbers without gaps, and the share that each part should get."""
+
+    codes: Integers
+    names: Sequence[str]
+    tomograms: Integers
+    fractions: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @property
+    def tomogram_count(self) -> int:
+        return int(self.tomograms.max()) + 1
+
+    @property
+    def part_count(self) -> int:
+        return len(self.fractions)
+
+
+def assign(
+    labels: Integers,
+    tomograms: Sequence[str],
+    settings: Split,
+    seed: int,
+    classes: Sequence[str] = (),
+) -> Assignment:
+    """Share labelled particles out between training, validation and test.
+
+    Parameters
+    ----------
+    labels
+        Class number of each row, from 0; -1 where unlabelled. Shape (n,).
+    tomograms
+        Name of the tomogram of each row.
+    settings
+        The mode and the fractions asked for.
+    seed
+        The same seed gives the same parts.
+    classes
+        Names for messages; the class numbers where left out.
+
+    Raises
+    ------
+    ParticleError
+        No row has a label, all have the same one, a class is too small to be in every part, or whole tomograms
+        were asked for and cannot be shared out.
+    """
+    rows = np.flatnonzero(labels >= 0)
+    present, codes = np.unique(labels[rows], return_inverse=True)
+    labelled = _Labelled(
+        codes=codes,
+        names=[classes[number] if classes else str(number) for number in present],
+        tomograms=np.unique(np.asarray(tomograms)[rows], return_inverse=True)[1],
+        fractions=_fractions(settings),
+    )
+    _check_classes(labelled)
+    mode, chosen, reason = _choose(labelled, settings.split, np.random.default_rng(seed))
+    parts = np.full(len(labels), "", dtype="<U5")
+    parts[rows] = np.asarray(PARTS)[chosen]
+    return Assignment(parts=parts, mode=mode, reason=reason)
+
+
+def _fractions(settings: Split) -> NDArray[np.float64]:
+    """Return the shares of train, val and, where asked for, test."""
+    shares = [settings.val_fraction, settings.test_fraction]
+    return np.array([1 - sum(shares), *(share for share in shares if share > 0)])
+
+
+def _choose(
+    labelled: _Labelled, split: Literal["auto", "tomogram", "particle"], generator: np.random.Generator
+) -> tuple[Literal["tomogram", "particle"], Integers, str]:
+    """Return the mode, the part number of each labelled row, and the reason."""
+    if split == "particle":
+        return "particle", _share_particles(labelled, generator), "it was asked for"
+    whole = _share_tomograms(labelled, generator)
+    if split == "tomogram":
+        _check_whole(labelled, whole)
+        return "tomogram", whole, "it was asked for"
+    obstacle = _obstacle(labelled, whole)
+    if obstacle:
+        return "particle", _share_particles(labelled, generator), obstacle
+    reason = f"{labelled.tomogram_count} tomograms can be kept whole with every class in every part"
+    return "tomogram", whole, reason
+
+
+def _check_classes(labelled: _Labelled) -> None:
+    names, counts, parts = labelled.names, np.bincount(labelled.codes), labelled.part_count
+    if len(names) == 0:
+        raise ParticleError(
+            "No particle has a label; training needs at least two classes.",
+            "Name the column that holds the classes with --label-column.",
+        )
+    if len(names) == 1:
+        raise ParticleError(
+            f"All {counts[0]} labelled particles are of class {names[0]!r}; training needs at least two classes.",
+            "Add particles of another class, such as false positives.",
+        )
+    small = int(np.argmin(counts))
+    if counts[small] < parts:
+        noun = "particle" if counts[small] == 1 else "particles"
+        raise ParticleError(
+            f"Class {names[small]!r} has {counts[small]} labelled {noun}; each class needs at least {parts}, "
+            f"one for each of {', '.join(PARTS[:parts])}.",
+            "Label more of it, or leave it out" + (", or use --test-fraction 0." if parts == 3 else "."),
+        )
+
+
+def _share_particles(labelled: _Labelled, generator: np.random.Generator) -> Integers:
+    """Share out the particles of each class on their own, at least one to every part."""
+    parts = np.zeros(len(labelled), dtype=np.int64)
+    for code in range(len(labelled.names)):
+        members = generator.permutation(np.flatnonzero(labelled.codes == code))
+        sizes = np.maximum(1, np.round(labelled.fractions[1:] * len(members)).astype(int))
+        while sizes.sum() >= len(members):  # leave one to train
+            sizes[np.argmax(sizes)] -= 1
+        for part, group in enumerate(np.split(members, np.cumsum(sizes))[:-1], start=1):
+            parts[group] = part
+    return parts
+
+
+def _share_tomograms(labelled: _Labelled, generator: np.random.Generator) -> Integers:
+    """Return the best of many ways to give whole tomograms to parts, as a part number per row.
+
+    Best is: most classes in training, then most in the other parts, then nearest to the fractions, for all particles
+    together and for each class.
+    """
+    counts = np.zeros((labelled.tomogram_count, len(labelled.names)))
+    np.add.at(counts, (labelled.tomograms, labelled.codes), 1)  # (tomograms, classes)
+    candidates = _candidates(labelled, generator)  # (candidates, tomograms)
+    parts = range(labelled.part_count)
+    held = np.stack([(candidates == part) @ counts for part in parts], axis=1)  # (candidates, parts, classes)
+    untrained, missing = (held[:, 0] == 0).sum(1), (held == 0).sum((1, 2))
+    best = np.lexsort((_distance(held, labelled.fractions), missing, untrained))[0]
+    chosen: Integers = candidates[best][labelled.tomograms]
+    return chosen
+
+
+def _candidates(labelled: _Labelled, generator: np.random.Generator) -> Integers:
+    """Return ways to give tomograms to parts, (candidates, tomograms): all where they are few, else random ones."""
+    parts, tomograms = labelled.part_count, labelled.tomogram_count
+    if parts**tomograms <= CANDIDATES:
+        every = np.indices((parts,) * tomograms).reshape(tomograms, -1).T
+        return generator.permutation(every)
+    return generator.choice(parts, size=(CANDIDATES, tomograms), p=labelled.fractions)
+
+
+def _distance(held: NDArray[np.float64], fractions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Say how far each candidate is from the fractions: held (candidates, parts, classes) -> (candidates,)."""
+    together = held.sum(2) / held[0].sum() / fractions - 1
+    by_class = held / held[0].sum(0) / fractions[:, None] - 1
+    distance: NDArray[np.float64] = np.abs(together).mean(1) + np.abs(by_class).mean((1, 2))
+    return distance
+
+
+def _obstacle(labelled: _Labelled, parts: Integers) -> str:
+    """Say why whole tomograms will not do; empty where they will."""
+    if labelled.tomogram_count < labelled.part_count:
+        return f"{labelled.part_count} parts need as many tomograms, and there are {labelled.tomogram_count}"
+    for part, code in _missing(labelled, parts):
+        return f"with whole tomograms, class {labelled.names[code]!r} would be missing from {PARTS[part]}"
+    shares = np.bincount(parts, minlength=labelled.part_count) / len(labelled)
+    for name, share, asked in zip(PARTS, shares, labelled.fractions, strict=False):
+        if not asked / 2 <= share <= 2 * asked:
+            return f"with whole tomograms, {name} would get {share:.0%} of the particles instead of {asked:.0%}"
+    return ""
+
+
+def _check_whole(labelled: _Labelled, parts: Integers) -> None:
+    """Hold that every part has particles and that training knows every class; other gaps only blur the scores."""
+    if labelled.tomogram_count < labelled.part_count:
+        raise ParticleError(
+            f"The labelled particles lie in {labelled.tomogram_count} tomogram(s); whole tomograms for "
+            f"{', '.join(PARTS[: labelled.part_count])} need at least {labelled.part_count}.",
+            "Use --split particle, or label particles in more tomograms.",
+        )
+    for part, code in _missing(labelled, parts):
+        if PARTS[part] == "train":
+            raise ParticleError(
+                f"With whole tomograms, class {labelled.names[code]!r} would be missing from training.",
+                "Use --split particle, or label that class in more tomograms.",
+            )
+
+
+def _missing(labelled: _Labelled, parts: Integers) -> list[tuple[int, int]]:
+    """Return (part, class) pairs without any particle, training first."""
+    held = np.zeros((labelled.part_count, len(labelled.names)), dtype=np.int64)
+    np.add.at(held, (parts, labelled.codes), 1)
+    return [(int(part), int(code)) for part, code in np.argwhere(held == 0)]

@@ -1,0 +1,213 @@
+"""MRC volumes as they are found in the wild.
+
+mrcfile knows the header's layout and the data modes; the data are mapped here, since mrcfile answers a truncated file
+with ``None``, refuses files without a machine stamp, and reports leniency through process-wide warnings that threads
+cannot capture. Facts about each oddity: MRC2014 (Cheng et al., J. Struct. Biol. 2015) and the mrcfile documentation.
+"""
+
+import bz2
+import gzip
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from mrcfile.dtypes import HEADER_DTYPE
+from mrcfile.utils import data_dtype_from_header
+
+from cryoclass.errors import VolumeError
+from cryoclass.files import replacing
+
+HEADER_BYTES = 1024
+IMOD_STAMP = 1146047817
+MODES = {0: "int8", 1: "int16", 2: "float32", 6: "uint16", 12: "float16"}
+_COMPRESSED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open}
+_REEXPORT = "Write it again as float32 (mode 2), for example with relion_image_handler."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Volume:
+    """A volume and what its header says.
+
+    Attributes
+    ----------
+    path
+        Where it came from.
+    data
+        Voxels as ``[z, y, x]`` (a stack of volumes: ``[n, z, y, x]``), of the file's own number type; memory-mapped
+        and read-only where the file is not compressed.
+    angpix
+        Pixel size in angstroms; ``None`` where the header says 0 or 1, which programs write for "unknown".
+    """
+
+    path: Path
+    data: np.ndarray
+    angpix: float | None
+
+
+def open_volume(path: Path) -> Volume:
+    """Map a volume without reading its voxels.
+
+    Raises
+    ------
+    VolumeError
+        The file is missing, empty, no MRC file, truncated, or of a mode that holds no density.
+    """
+    header, raw = _read_header(path)
+    shape, dtype = _shape(header, path), _dtype(header, path)
+    offset = HEADER_BYTES + max(0, int(header.nsymbt))
+    needed, found = offset + math.prod(shape) * dtype.itemsize, len(raw) if raw else path.stat().st_size
+    if found < needed:
+        raise VolumeError(
+            f"{path} is truncated: {found} bytes, but its header speaks of {needed}.",
+            "Copy or compute it again.",
+        )
+    if raw:
+        data = np.frombuffer(raw, dtype, math.prod(shape), offset).reshape(shape)
+    else:
+        data = np.memmap(path, dtype, "r", offset, shape)
+    return Volume(path=path, data=_in_zyx_order(data, header, path), angpix=_angpix(header))
+
+
+def read_volume(path: Path) -> Volume:
+    """Read a volume into memory as native float32.
+
+    Raises
+    ------
+    VolumeError
+        As :func:`open_volume`, or the voxels hold NaN or infinity.
+    """
+    volume = open_volume(path)
+    data = np.array(volume.data, dtype=np.float32)
+    check_finite(data, path)
+    return Volume(path=path, data=data, angpix=volume.angpix)
+
+
+def check_finite(data: np.ndarray, path: Path) -> None:
+    """Raise a VolumeError that counts the voxels that are NaN or infinite."""
+    bad = int(data.size - np.isfinite(data).sum())
+    if bad:
+        raise VolumeError(f"{path} holds {bad} voxels that are NaN or infinite.", "Compute it again.")
+
+
+def write_volume(
+    path: Path, data: np.ndarray, angpix: float, dtype: Literal["float32", "float16"] = "float32"
+) -> None:
+    """Write a volume as MRC2014, beside its final place and then into it.
+
+    Parameters
+    ----------
+    path
+        The new file.
+    data
+        Voxels ``[z, y, x]``.
+    angpix
+        Pixel size in angstroms, the same along all axes.
+    dtype
+        ``float32`` is mode 2; ``float16`` mode 12, which RELION reads from version 4 on.
+    """
+    header = np.zeros((), HEADER_DTYPE)
+    nz, ny, nx = data.shape
+    header["nx"] = header["mx"] = nx
+    header["ny"] = header["my"] = ny
+    header["nz"] = header["mz"] = nz
+    header["mode"] = 2 if dtype == "float32" else 12
+    header["cella"] = (nx * angpix, ny * angpix, nz * angpix)
+    header["cellb"] = (90.0, 90.0, 90.0)
+    header["mapc"], header["mapr"], header["maps"] = 1, 2, 3
+    header["ispg"], header["nversion"] = 1, 20141
+    header["map"], header["machst"] = b"MAP ", (0x44, 0x44, 0, 0)
+    voxels = np.ascontiguousarray(data, dtype="<f4" if dtype == "float32" else "<f2")
+    statistics = voxels.astype(np.float32, copy=False)
+    header["dmin"], header["dmax"] = statistics.min(), statistics.max()
+    header["dmean"], header["rms"] = statistics.mean(dtype=np.float64), statistics.std(dtype=np.float64)
+    with replacing(path) as temporary, temporary.open("wb") as out:
+        out.write(header.tobytes())
+        out.write(voxels.tobytes())
+
+
+def _read_header(path: Path) -> tuple[Any, bytes]:
+    """Return the header as a record and, for a compressed file, all its bytes."""
+    if not path.is_file():
+        raise VolumeError(
+            f"{path}: no such volume.", "Check the path; relative paths start in the current folder."
+        )
+    try:
+        with path.open("rb") as file:
+            start = file.read(HEADER_BYTES)
+        opener = next((o for magic, o in _COMPRESSED.items() if start.startswith(magic)), None)
+        raw = opener(path).read() if opener else b""
+    except (OSError, EOFError) as error:
+        raise VolumeError(f"{path} cannot be read: {error}.", "Copy it again.") from error
+    start = raw[:HEADER_BYTES] if raw else start
+    if len(start) < HEADER_BYTES:
+        what = "is empty" if not start else f"has only {len(start)} bytes, fewer than an MRC header"
+        raise VolumeError(
+            f"{path} {what}.", "Copy it again; if it is a git-lfs pointer, fetch the real file."
+        )
+    return _parse_header(start, path), raw
+
+
+def _parse_header(start: bytes, path: Path) -> Any:
+    """Decide the byte order by which one gives a sensible mode, size and axis order: stamps are often wrong."""
+    for order in "<>":
+        header = np.frombuffer(start, HEADER_DTYPE.newbyteorder(order), 1).view(np.recarray)[0]
+        sizes = (int(header.nx), int(header.ny), int(header.nz))
+        if 0 <= int(header.mode) <= 101 and all(0 < n < 1_000_000 for n in sizes):
+            return header
+    raise VolumeError(
+        f"{path} is not an MRC volume: its first words are no size and mode.",
+        "Give an .mrc, .rec or .map file.",
+    )
+
+
+def _shape(header: Any, path: Path) -> tuple[int, ...]:
+    nz, ny, nx, mz = int(header.nz), int(header.ny), int(header.nx), int(header.mz)
+    if math.prod((nz, ny, nx)) > 2**50:
+        raise VolumeError(
+            f"{path} claims {nx} x {ny} x {nz} voxels; its header is damaged.", "Copy it again."
+        )
+    if 401 <= int(header.ispg) <= 630 and mz > 0 and nz % mz == 0:
+        return (nz // mz, mz, ny, nx)
+    return (nz, ny, nx)
+
+
+def _dtype(header: Any, path: Path) -> np.dtype[Any]:
+    mode = int(header.mode)
+    if mode not in MODES:
+        raise VolumeError(
+            f"{path} has MRC mode {mode}; densities are modes {', '.join(map(str, sorted(MODES)))}.",
+            _REEXPORT,
+        )
+    if mode == 0 and _is_unsigned(header):
+        return np.dtype("u1")
+    dtype: np.dtype[Any] = data_dtype_from_header(header)
+    return dtype
+
+
+def _is_unsigned(header: Any) -> bool:
+    """IMOD before 4.2.23 wrote unsigned bytes as mode 0 and says so in bytes 152 to 159."""
+    extra = header.extra2.tobytes()[48:56]  # extra2 starts at byte 104
+    stamp, flags = np.frombuffer(extra, "<i4" if header.mode.dtype.byteorder in "<=" else ">i4")
+    return bool(stamp == IMOD_STAMP and not flags & 1)
+
+
+def _in_zyx_order(data: np.ndarray, header: Any, path: Path) -> np.ndarray:
+    """Turn columns, rows and sections into x, y and z; zeros mean nobody filled the fields in."""
+    axes = (int(header.mapc), int(header.mapr), int(header.maps))
+    if axes in ((1, 2, 3), (0, 0, 0)) or data.ndim == 4:
+        return data
+    if sorted(axes) != [1, 2, 3]:
+        raise VolumeError(f"{path} has axis order {axes}; it must be a permutation of 1, 2, 3.", _REEXPORT)
+    where = {axis: 2 - position for position, axis in enumerate(axes)}  # axis (1 = x) to array dimension
+    return data.transpose(where[3], where[2], where[1])
+
+
+def _angpix(header: Any) -> float | None:
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        angpix = float(np.float64(header.cella.x) / np.float64(header.mx))
+    known = math.isfinite(angpix) and angpix > 0 and not math.isclose(angpix, 1.0, abs_tol=1e-6)
+    return angpix if known else None

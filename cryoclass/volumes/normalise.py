@@ -1,0 +1,37 @@
+"""Bringing the background of a box to mean 0 and standard deviation 1."""
+
+import numpy as np
+
+from cryoclass.errors import VolumeError
+
+
+def normalise(box: np.ndarray, radius: float) -> np.ndarray:
+    """Subtract the background's mean and divide by its standard deviation, over the whole box.
+
+    This is ``relion_preprocess --norm --no_ramp --bg_radius`` (RELION 3.1.3), equal to 2e-7.
+
+    Parameters
+    ----------
+    box
+        ``[z, y, x]`` cube.
+    radius
+        In pixels; the background is every voxel farther than this from voxel ``n // 2``.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``[z, y, x]`` float32.
+
+    Raises
+    ------
+    VolumeError
+        The background is constant.
+    """
+    axes = np.ogrid[tuple(slice(-(n // 2), n - n // 2) for n in box.shape)]
+    background = box[sum(axis**2 for axis in axes) > radius**2].astype(np.float64)
+    deviation = background.std()  # of the population, as RELION
+    if not deviation > 0:
+        raise VolumeError(
+            "the background is constant, so the box cannot be normalised.", "Leave it out, or --no-norm."
+        )
+    return np.asarray((box - background.mean()) / deviation, dtype=np.float32)
