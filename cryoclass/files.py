@@ -51,7 +51,7 @@ def write_text(path: Path, text: str) -> None:
 
 def output_error(error: OSError, path: Path) -> OutputError:
     """Say in words why ``path`` cannot be written."""
-    if error.errno == errno.ENOSPC:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OutputError(f"{path}: the disk is full.", "Free some space, or choose another --outdir.")
     return OutputError(f"{path} cannot be written: {error.strerror or error}.", "Choose another --outdir.")
 

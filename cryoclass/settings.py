@@ -90,21 +90,11 @@ def _check_limits(flag: str, value: Any, option: Option) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Extraction(Settings):
-    """How a subtomogram is cut out of a tomogram and made ready to be written."""
+class Cutting(Settings):
+    """How a box is cut out of a tomogram and made ready, whatever its size."""
 
-    panel: ClassVar[str] = "Cutting and normalising"
+    panel: ClassVar[str] = "Cutting out of tomograms"
 
-    box: int = setting(
-        help="Side of the written box, after rescaling; even.", unit="pixels", minimum=4, maximum=1024
-    )
-    angpix: float | None = setting(
-        None,
-        help="Pixel size of the written box; the tomogram's own where left out.",
-        unit="angstroms",
-        above=0,
-        maximum=1000,
-    )
     invert: Literal["auto", "yes", "no"] = setting(
         "auto", help="Flip the contrast so that particles are bright; auto decides by who made the tomogram."
     )
@@ -133,6 +123,24 @@ class Extraction(Settings):
         flags=("--shifts/--no-shifts",),
         help="Subtract the refined origins (rlnOrigin*) from the coordinates.",
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extraction(Cutting):
+    """How a subtomogram of a certain size is cut and written."""
+
+    panel: ClassVar[str] = "Cutting and normalising"
+
+    box: int = setting(
+        help="Side of the written box, after rescaling; even.", unit="pixels", minimum=4, maximum=1024
+    )
+    angpix: float | None = setting(
+        None,
+        help="Pixel size of the written box; the tomogram's own where left out.",
+        unit="angstroms",
+        above=0,
+        maximum=1000,
+    )
     dtype: Literal["float32", "float16"] = setting(
         "float32", help="Number type of the written volumes; RELION 3.1 reads float32 only."
     )
@@ -149,9 +157,14 @@ class Extraction(Settings):
                 f"Use --bg-radius {0.375 * self.box:g}, or --no-norm.",
             )
 
+    @classmethod
+    def of(cls, cutting: Cutting, box: int, angpix: float | None) -> Self:
+        """Return the extraction that cuts boxes of a size in a given way."""
+        return cls(**dataclasses.asdict(cutting), box=box, angpix=angpix)
+
     @property
     def background_radius(self) -> float:
-        """Radius in pixels outside which the background is measured."""
+        """Radius in pixels outside which the background is measured; by default RELION's 75 % of the box."""
         return self.bg_radius if self.bg_radius is not None else float(int(0.375 * self.box))
 
 

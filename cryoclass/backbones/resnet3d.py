@@ -115,12 +115,10 @@ R3D34_K400 = BackboneSpec(
     weights=Weights(
         filename="resnet-34-kinetics.pth",
         # The authors' own copy lies in a Google Drive folder without a stable address for each file.
-        addresses=(
-            "https://github.com/yjh0410/YOWOF/releases/download/yowof-weight/resnet-34-kinetics.pth",
-        ),
+        addresses=("https://github.com/yjh0410/YOWOF/releases/download/yowof-weight/resnet-34-kinetics.pth",),
         size=254_300_000,
     ),
     licence="MIT (Kensho Hara's repository; the weights carry no licence of their own)",
 )
 
-SPECS = (_spec(10, 14_312_576), _spec(18, 33_104_000), _spec(34, 63_295_808), R3D34_K400)
+SPECS = (_spec(10, 14_181_696), _spec(18, 32_986_176), _spec(34, 63_295_808), R3D34_K400)

@@ -1,0 +1,1 @@
+"""From raw voxels to class, probability and embedding: two engines, one pipeline."""

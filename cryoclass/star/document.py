@@ -196,6 +196,20 @@ class StarFile:
         after = block.label_lines[-1] + 1
         return self._reparsed([*lines[:after], *added, *lines[after:]], block, labels, len(added))
 
+    def without_column(self, block: Block, label: str) -> Self:
+        """Return a file in which the block lacks a column; the numbers of the labels behind it move up."""
+        position = self.index(block, label)
+        lines = _without_carriage_returns(self.lines)
+        for number in block.rows:
+            token = _tokens(lines[number])[position]
+            lines[number] = lines[number][: token.start()] + lines[number][token.end() :]
+        gone = block.label_lines[position]
+        kept = [line for line in block.label_lines if line != gone]
+        style = _label_style(lines, block)
+        for count, number in enumerate(kept, 1):
+            lines[number] = _number_label(lines[number], count, style)
+        return self.parse(b"\n".join([*lines[:gone], *lines[gone + 1 :]]), self.path)
+
     def with_rows(self, block: Block, keep: Iterable[int]) -> Self:
         """Return a file whose block holds only the rows of these numbers (from 0), in this order."""
         lines = _without_carriage_returns(self.lines)

@@ -1,0 +1,1 @@
+"""Fine-tuning: splits, augmentation, recipes, the loop and the scores."""

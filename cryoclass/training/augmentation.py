@@ -73,7 +73,9 @@ def resample(grey: Tensor, drawn: AugmentationDraw | None, output_size: Size3) -
     )  # z alone: (N, 1, d, H, W)
     mirror_z = drawn.mirror_z.to(grey.device)[:, None, None, None]
     slices = slices[:, 0]
-    slices = torch.where(mirror_z, slices.flip(1), slices)  # (N, d, H, W): slices are the channels of an image
+    slices = torch.where(
+        mirror_z, slices.flip(1), slices
+    )  # (N, d, H, W): slices are the channels of an image
     theta = _in_box_units(drawn.plane.to(grey.device), *grey.shape[3:])
     grid = F.affine_grid(theta, [len(drawn), 1, height, width], align_corners=False)
     plane = F.grid_sample(slices, grid, mode="bilinear", padding_mode="border", align_corners=False)
@@ -86,7 +88,9 @@ def _crop(n: int, settings: Augmentation, generator: torch.Generator) -> tuple[T
     lowest, highest = settings.crop_ratio
     ratio = _uniform((TRIES, n), (math.log(lowest), math.log(highest)), generator).exp()
     sides = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], dim=-1)  # width, height
-    first = (sides <= 1).all(-1).to(torch.uint8).argmax(0)  # the first that fits; try 0, cut to size, if none does
+    first = (
+        (sides <= 1).all(-1).to(torch.uint8).argmax(0)
+    )  # the first that fits; try 0, cut to size, if none does
     sides = sides[first, torch.arange(n)].clamp(max=1)
     done = _chance(n, settings.probability, generator, 1)
     sides = torch.where(done, sides, 1.0)

@@ -61,6 +61,8 @@ class Metrics:
     auc
         Mean one-against-rest area under the ROC curve over the classes that have one (scikit-learn's ``ovr`` macro
         average); with two classes it is the usual area. None where no class has one.
+    log_loss
+        Mean negative logarithm of the probability of the true class.
     calibration_error
         Expected calibration error: over 15 equally wide bins of the highest probability, the mean of
         abs(accuracy - mean confidence), weighted by the number of particles in the bin.
@@ -75,6 +77,7 @@ class Metrics:
     balanced_accuracy: float
     macro_f1: float
     auc: float | None
+    log_loss: float
     calibration_error: float
     classes: tuple[ClassScores, ...]
     confusion: tuple[tuple[int, ...], ...]
@@ -99,6 +102,7 @@ def evaluate(probabilities: Floats, labels: Integers, classes: Sequence[str]) ->
         balanced_accuracy=float(np.mean([score.recall for score in present])),
         macro_f1=float(np.mean([score.f1 for score in present])),
         auc=float(np.mean(areas)) if areas else None,
+        log_loss=_log_loss(probabilities, labels),
         calibration_error=sum(p.count * abs(p.accuracy - p.confidence) for p in points) / len(labels),
         classes=scores,
         confusion=tuple(tuple(int(number) for number in row) for row in confusion),
@@ -121,9 +125,16 @@ def _class_scores(
     )
 
 
+def _log_loss(probabilities: Floats, labels: Integers) -> float:
+    true = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    return float(-np.log(np.maximum(true, np.finfo(np.float32).tiny)).mean())
+
+
 def _reliability(probabilities: Floats, labels: Integers) -> tuple[ReliabilityPoint, ...]:
     confidence, right = probabilities.max(1).astype(np.float64), probabilities.argmax(1) == labels
-    bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)  # bin b holds (b / BINS, (b + 1) / BINS]
+    bins = np.clip(
+        np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1
+    )  # bin b holds (b / BINS, (b + 1) / BINS]
     return tuple(
         ReliabilityPoint(
             low=float(b / BINS),

@@ -1,10 +1,13 @@
-"""Named recipes."""
+"""Named recipes, and the learning rate that a recipe gives at every moment."""
 
 import difflib
+import math
 from typing import Literal
 
 from cryoclass.errors import UsageError
 from cryoclass.settings import Augmentation, Preparation, Recipe
+
+WARM_UP = 0.3  # share of a one-cycle schedule in which the rate rises
 
 PAPER = {
     # Gupta et al. 2022 as read in METHODS section 9: Adam, no weight decay, batches of 32, rate / 10 at 1/2 and 3/4.
@@ -39,3 +42,17 @@ def recipe(name: str, init: Literal["video", "random"]) -> Recipe:
             f"There is no recipe {name!r}; the recipes are {', '.join(RECIPES)}.", f"Use --recipe {nearest}."
         )
     return RECIPES[name][init]
+
+
+def learning_rate(recipe: Recipe, epochs_done: float) -> float:
+    """Return the learning rate after ``epochs_done`` epochs, of which there may be a fraction.
+
+    In ``steps``, milestones that do not fall on whole epochs count from the epoch before, as in the paper (22 of 30).
+    """
+    if recipe.schedule == "steps":
+        passed = sum(epochs_done >= max(1, int(share * recipe.epochs)) for share in recipe.milestones)
+        return recipe.lr * 0.1**passed
+    share = epochs_done / recipe.epochs
+    if share < WARM_UP:
+        return recipe.lr * (0.04 + 0.96 * share / WARM_UP)  # from a 25th, as torch's OneCycleLR
+    return recipe.lr * 0.5 * (1 + math.cos(math.pi * (share - WARM_UP) / (1 - WARM_UP)))

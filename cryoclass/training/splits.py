@@ -11,7 +11,10 @@ from cryoclass.errors import ParticleError
 from cryoclass.settings import Split
 
 PARTS = ("train", "val", "test")
-CANDIDATES = 4096  # ways to share out whole tomograms that are looked at; for up to 7 tomograms, all there are
+CANDIDATES = (
+    4096  # ways to share out whole tomograms that are looked at; for up to 7 tomograms, all there are
+)
+WAY_OUT = "Use --split particle, or label particles in more tomograms."
 
 Integers = NDArray[np.integer]
 
@@ -111,9 +114,14 @@ def _choose(
     """Return the mode, the part number of each labelled row, and the reason."""
     if split == "particle":
         return "particle", _share_particles(labelled, generator), "it was asked for"
+    too_few = _too_few(labelled)
+    if split == "auto" and too_few:
+        return "particle", _share_particles(labelled, generator), too_few
+    if too_few:
+        raise ParticleError(f"Tomograms cannot be kept whole: {too_few}.", WAY_OUT)
     whole = _share_tomograms(labelled, generator)
     if split == "tomogram":
-        _check_whole(labelled, whole)
+        _check_trained(labelled, whole)
         return "tomogram", whole, "it was asked for"
     obstacle = _obstacle(labelled, whole)
     if obstacle:
@@ -157,6 +165,15 @@ def _share_particles(labelled: _Labelled, generator: np.random.Generator) -> Int
     return parts
 
 
+def _too_few(labelled: _Labelled) -> str:
+    """Say that there are fewer tomograms than parts; empty where there are enough."""
+    have, need = labelled.tomogram_count, labelled.part_count
+    if have >= need:
+        return ""
+    noun = "tomogram" if have == 1 else "tomograms"
+    return f"the labelled particles lie in {have} {noun}, and {', '.join(PARTS[:need])} need at least {need}"
+
+
 def _share_tomograms(labelled: _Labelled, generator: np.random.Generator) -> Integers:
     """Return the best of many ways to give whole tomograms to parts, as a part number per row.
 
@@ -175,12 +192,18 @@ def _share_tomograms(labelled: _Labelled, generator: np.random.Generator) -> Int
 
 
 def _candidates(labelled: _Labelled, generator: np.random.Generator) -> Integers:
-    """Return ways to give tomograms to parts, (candidates, tomograms): all where they are few, else random ones."""
+    """Return ways to give tomograms to parts, none of them empty: all where they are few, else random ones.
+
+    Shape (candidates, tomograms).
+    """
     parts, tomograms = labelled.part_count, labelled.tomogram_count
     if parts**tomograms <= CANDIDATES:
         every = np.indices((parts,) * tomograms).reshape(tomograms, -1).T
-        return generator.permutation(every)
-    return generator.choice(parts, size=(CANDIDATES, tomograms), p=labelled.fractions)
+        used = (every[:, None, :] == np.arange(parts)[:, None]).any(2).all(1)
+        return generator.permutation(every[used])
+    drawn = generator.choice(parts, size=(CANDIDATES, tomograms), p=labelled.fractions)
+    drawn[:, :parts] = np.arange(parts)
+    return generator.permuted(drawn, axis=1)
 
 
 def _distance(held: NDArray[np.float64], fractions: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -193,30 +216,24 @@ def _distance(held: NDArray[np.float64], fractions: NDArray[np.float64]) -> NDAr
 
 def _obstacle(labelled: _Labelled, parts: Integers) -> str:
     """Say why whole tomograms will not do; empty where they will."""
-    if labelled.tomogram_count < labelled.part_count:
-        return f"{labelled.part_count} parts need as many tomograms, and there are {labelled.tomogram_count}"
     for part, code in _missing(labelled, parts):
         return f"with whole tomograms, class {labelled.names[code]!r} would be missing from {PARTS[part]}"
     shares = np.bincount(parts, minlength=labelled.part_count) / len(labelled)
     for name, share, asked in zip(PARTS, shares, labelled.fractions, strict=False):
         if not asked / 2 <= share <= 2 * asked:
-            return f"with whole tomograms, {name} would get {share:.0%} of the particles instead of {asked:.0%}"
+            return (
+                f"with whole tomograms, {name} would get {share:.0%} of the particles instead of {asked:.0%}"
+            )
     return ""
 
 
-def _check_whole(labelled: _Labelled, parts: Integers) -> None:
-    """Hold that every part has particles and that training knows every class; other gaps only blur the scores."""
-    if labelled.tomogram_count < labelled.part_count:
-        raise ParticleError(
-            f"The labelled particles lie in {labelled.tomogram_count} tomogram(s); whole tomograms for "
-            f"{', '.join(PARTS[: labelled.part_count])} need at least {labelled.part_count}.",
-            "Use --split particle, or label particles in more tomograms.",
-        )
+def _check_trained(labelled: _Labelled, parts: Integers) -> None:
+    """Hold that training knows every class; gaps in the other parts only blur the scores."""
     for part, code in _missing(labelled, parts):
         if PARTS[part] == "train":
             raise ParticleError(
                 f"With whole tomograms, class {labelled.names[code]!r} would be missing from training.",
-                "Use --split particle, or label that class in more tomograms.",
+                WAY_OUT,
             )
 
 

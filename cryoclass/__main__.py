@@ -1,0 +1,5 @@
+"""``python -m cryoclass``, which torchrun needs."""
+
+from cryoclass.cli import run
+
+run()

@@ -1,0 +1,83 @@
+"""The command line: one small file per subcommand, and the one place that turns errors into words and statuses.
+
+Nothing here imports torch; commands import what they need when they run, so that ``--help`` is instant.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+from cryoclass import __version__
+from cryoclass.cli import console
+from cryoclass.cli.extract import extract
+from cryoclass.errors import CryoclassError
+
+INTERRUPTED = 130
+
+
+class _Guarded(TyperGroup):
+    """A group that turns our errors into a message, a hint and an exit status."""
+
+    def invoke(self, ctx: typer.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except CryoclassError as problem:
+            raise _exit(problem) from problem
+        except KeyboardInterrupt:
+            console.note("interrupted; everything finished so far is kept.")
+            raise typer.Exit(INTERRUPTED) from None
+
+
+def _exit(problem: CryoclassError) -> typer.Exit:
+    console.error(problem)
+    return typer.Exit(problem.exit_status)
+
+
+app = typer.Typer(
+    cls=_Guarded,
+    name="cryoclass",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(asked: bool) -> None:  # noqa: FBT001 - Typer calls it
+    if asked:
+        console.say(f"cryoclass {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def cryoclass(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Classify subtomograms of cryo-electron tomography with 3D networks that learnt from video.
+
+    Works on RELION and Warp STAR files and MRC volumes, and gives your own STAR file back with classes and
+    probabilities added.
+    """
+
+
+PREPARE, LEARN, USE = "Get particles", "Learn", "Use a model"
+app.command(rich_help_panel=PREPARE)(extract)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit status: 0, 1 (bad input), 2 (usage) or 130 (Ctrl-C)."""
+    try:
+        app(args=list(sys.argv[1:] if argv is None else argv), prog_name="cryoclass")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    return 0
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    sys.exit(main())

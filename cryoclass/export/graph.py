@@ -1,0 +1,82 @@
+"""The ONNX graph of a whole model: raw voxels in, probabilities out."""
+
+import contextlib
+import copy
+import io
+import warnings
+from collections.abc import Iterator
+from typing import Literal
+
+import onnx
+import torch
+
+from cryoclass.classifier import WholeModel, WholeOutputs
+
+Precision = Literal["fp32", "fp16"]
+
+INPUT = "subtomogram"
+AXES = ("N", "D", "H", "W")
+EXAMPLE = (2, 10, 12, 14)  # an axis of length 1, or two equal ones, would be taken as a rule
+
+
+def build_graph(whole: WholeModel, precision: Precision) -> onnx.ModelProto:
+    """Turn a whole model into a checked ONNX graph that takes any number of boxes of any size.
+
+    Parameters
+    ----------
+    whole
+        The model, on the CPU, in evaluation mode; left as it is.
+    precision
+        ``fp32``, or ``fp16``: the classifier in half precision, while input, outputs, preparation and softmax stay in
+        float32.
+
+    Returns
+    -------
+    onnx.ModelProto
+        Input ``subtomogram`` float32 ``[N, D, H, W]``; outputs ``probabilities``, ``logits``, ``embedding``. The same
+        model gives the same bytes.
+    """
+    if precision == "fp16":
+        whole = WholeModel(whole.preparer, copy.deepcopy(whole.classifier).half()).eval()
+    graph = _trace(whole)
+    _forget_sources(graph)
+    onnx.checker.check_model(graph, full_check=True)
+    return graph
+
+
+def _trace(whole: WholeModel) -> onnx.ModelProto:
+    axes = {axis: torch.export.Dim(name) for axis, name in enumerate(AXES)}
+    with _quiet():
+        program = torch.onnx.export(
+            whole,
+            (torch.zeros(EXAMPLE),),
+            dynamo=True,
+            external_data=False,  # one file that nobody can tear apart
+            input_names=[INPUT],
+            output_names=list(WholeOutputs._fields),
+            dynamic_shapes=(axes,),
+            verbose=False,
+        )
+    assert program is not None  # noqa: S101 - None is for the older exporter
+    graph: onnx.ModelProto = program.model_proto
+    return graph
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Swallow the exporter's progress lines and deprecation warnings."""
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _forget_sources(model: onnx.ModelProto) -> None:
+    """Remove the stack traces that the exporter attaches: they name folders of this computer."""
+    graph = model.graph
+    for item in [graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer]:
+        item.ClearField("metadata_props")
+        item.ClearField("doc_string")

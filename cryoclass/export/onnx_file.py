@@ -1,0 +1,41 @@
+"""From a model folder to one ONNX file."""
+
+from pathlib import Path
+
+from cryoclass.classifier import WholeModel, load_model
+from cryoclass.export.graph import Precision, build_graph
+from cryoclass.export.metadata import write_metadata
+from cryoclass.export.parity import Boxes, Parity, check_parity
+from cryoclass.files import replacing
+from cryoclass.preparation import Preparer
+
+
+def export_onnx(folder: Path, out: Path, precision: Precision = "fp32", boxes: Boxes | None = None) -> Parity:
+    """Write a model folder as one self-contained ONNX file, after checking that it says the same as torch.
+
+    Parameters
+    ----------
+    folder
+        What ``cryoclass finetune`` wrote.
+    out
+        The ``.onnx`` file.
+    precision
+        ``fp32``, or ``fp16`` for half the size.
+    boxes
+        ``(N, D, H, W)`` real raw boxes to check with, beside generated ones.
+
+    Raises
+    ------
+    ModelError
+        The model folder is damaged, or the graph does not agree with torch; nothing is written then.
+    OutputError
+        ``out`` cannot be written.
+    """
+    classifier, card = load_model(folder)
+    whole = WholeModel(Preparer(card.preparation), classifier).eval()
+    graph = build_graph(whole, precision)
+    parity = check_parity(whole, graph.SerializeToString(), card, precision, boxes)
+    write_metadata(graph, card, precision, parity)
+    with replacing(out) as temporary:
+        temporary.write_bytes(graph.SerializeToString(deterministic=True))
+    return parity

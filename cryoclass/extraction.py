@@ -1,0 +1,240 @@
+"""From coordinates to one ``.mrc`` per particle and a STAR file that RELION and Warp read."""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cryoclass.errors import ParticleError, VolumeError
+from cryoclass.files import write_text
+from cryoclass.particles import Particles
+from cryoclass.progress import Track, silent
+from cryoclass.star.dialects import ORIGINS, PIXELS, Frame
+from cryoclass.star.document import StarFile
+from cryoclass.subtomograms import Placement, Skipped, TomogramSource, safe_name
+from cryoclass.volumes.mrc import write_volume
+
+SAMPLE_PER_TOMOGRAM = 8
+_COUNTED_IN_IMAGE = (Frame.IMAGE_PIXELS, Frame.ANGSTROMS, Frame.FRACTION)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extracted:
+    """What an extraction did.
+
+    Attributes
+    ----------
+    star
+        The written STAR file.
+    rows
+        Row numbers of the input that were written.
+    skipped
+        The others, with reasons.
+    sample
+        Up to eight boxes ``[z, y, x]`` of each tomogram, by tomogram name.
+    mean
+        Mean of all boxes ``[z, y, x]``.
+    angpix
+        Pixel size of the boxes in angstroms.
+    """
+
+    star: Path
+    rows: np.ndarray
+    skipped: tuple[Skipped, ...]
+    sample: dict[str, list[np.ndarray]]
+    mean: np.ndarray
+    angpix: float
+
+
+def extract(source: TomogramSource, outdir: Path, jobs: int = 1, track: Track = silent) -> Extracted:
+    """Cut every particle and write it.
+
+    A particle that cannot be cut is listed in ``skipped.csv`` with its reason; the rest goes on.
+
+    Parameters
+    ----------
+    source
+        The particles and how to cut them.
+    outdir
+        Receives ``Subtomograms/<tomogram>/<tomogram>_000001.mrc``, ``skipped.csv`` and, last, ``particles.star``.
+    jobs
+        Threads.
+    track
+        Sees each particle.
+
+    Raises
+    ------
+    ParticleError
+        Not one particle could be cut.
+    OutputError
+        A file cannot be written.
+    """
+    particles, paths = source.particles, image_paths(source, outdir)
+    written: dict[int, Path] = {}
+    skipped = [_without_volume(particles, row) for row in sorted(set(range(len(particles))) - set(paths))]
+    sample: dict[str, list[np.ndarray]] = {}
+    total = np.zeros((source.box,) * 3)
+    for row, box in track(_cut_all(source, paths, jobs), "extracting", len(paths)):
+        tomogram = particles.tomograms[row]
+        if isinstance(box, VolumeError):
+            skipped.append(Skipped(row=row, tomogram=tomogram, reason=str(box)))
+            continue
+        written[row] = paths[row]
+        total += box
+        if len(sample.setdefault(tomogram, [])) < SAMPLE_PER_TOMOGRAM:
+            sample[tomogram].append(box)
+    write_skipped(outdir / "skipped.csv", particles, skipped)
+    if not written:
+        raise ParticleError(
+            f"none of {len(particles)} particles could be cut; the first: {skipped[0].reason}"
+        )
+    rows = np.array(sorted(written))
+    star = outdir / "particles.star"
+    output_table(source, rows, [written[row] for row in rows.tolist()]).write(star)
+    return Extracted(
+        star=star,
+        rows=rows,
+        skipped=tuple(sorted(skipped, key=lambda item: item.row)),
+        sample=sample,
+        mean=(total / len(written)).astype(np.float32),
+        angpix=source.angpix,
+    )
+
+
+def image_paths(source: TomogramSource, outdir: Path) -> dict[int, Path]:
+    """Return the file of each row: numbered from 1 within its tomogram, in the order of the STAR file."""
+    folder = _relative_to_project(outdir) / "Subtomograms"
+    paths = {}
+    for placement in source.placements:
+        name = safe_name(placement.tomogram.name or placement.tomogram.paths[0].stem)
+        for number, row in enumerate(placement.rows.tolist(), 1):
+            paths[row] = folder / name / f"{name}_{number:06d}.mrc"
+    return paths
+
+
+def output_table(source: TomogramSource, rows: np.ndarray, images: Sequence[Path]) -> StarFile:
+    """Return the input's STAR file with the written rows only, their images, and everything that describes them.
+
+    All other blocks, columns, comments and cells stay as they were. ``rlnCtfImage`` goes: it describes another box.
+    """
+    table = source.particles.select(rows.tolist())
+    columns = {"rlnImageName": [str(path) for path in images]}
+    columns |= _moved_coordinates(source, rows)
+    columns |= _pixel_size_columns(table, source.angpix)
+    star = table.with_columns(columns).star
+    block = star.block(table.block.name)
+    if block is not None and "rlnCtfImage" in block.labels:
+        star = star.without_column(block, "rlnCtfImage")
+    return _describe_images(star, source)
+
+
+def write_skipped(path: Path, particles: Particles, skipped: Sequence[Skipped]) -> None:
+    """Write the particles that were left out: line of the STAR file, tomogram, reason."""
+    out = io.StringIO()
+    table = csv.writer(out, lineterminator="\n")
+    table.writerow(["star_line", "tomogram", "reason"])
+    for item in sorted(skipped, key=lambda item: item.row):
+        table.writerow([particles.block.rows[item.row] + 1, item.tomogram, item.reason])
+    write_text(path, out.getvalue())
+
+
+def _cut_all(
+    source: TomogramSource, paths: dict[int, Path], jobs: int
+) -> Iterator[tuple[int, np.ndarray | VolumeError]]:
+    """Cut and write in threads, a bounded number ahead, in the order that reads fastest."""
+
+    def cut(row: int) -> tuple[int, np.ndarray | VolumeError]:
+        try:
+            box = source.read(row)
+        except VolumeError as error:
+            return row, error
+        write_volume(paths[row], box, source.angpix, source.settings.dtype)
+        return row, box
+
+    rows = [row for row in source.order.tolist() if row in paths]
+    with ThreadPoolExecutor(jobs) as pool:
+        for start in range(0, len(rows), 64 * jobs):
+            yield from pool.map(cut, rows[start : start + 64 * jobs])
+
+
+def _without_volume(particles: Particles, row: int) -> Skipped:
+    name = particles.tomograms[row]
+    return Skipped(row=row, tomogram=name, reason=f"tomogram {name} has no volume")
+
+
+def _moved_coordinates(source: TomogramSource, rows: np.ndarray) -> dict[str, list[str]]:
+    """Return columns that say where the boxes are.
+
+    The remainder of rounding is kept: where the file has origins, they hold it (``position = coordinate - origin``
+    stays true, and the coordinates become the box centres); elsewhere ``cryoclassOffset*Angst`` holds where the
+    particle lies from the box centre. Coordinates that count pixels of the image follow its new pixel size.
+    """
+    particles, frame = source.particles, source.particles.dialect.frame
+    centres, remainder = np.zeros((len(particles), 3)), np.zeros((len(particles), 3))
+    for placement in source.placements:
+        remainder[placement.rows] = (placement.positions - placement.centres) * placement.angpix
+        centres[placement.rows] = _centre_coordinates(placement, frame, source.angpix)
+    if particles.dialect.origins and source.settings.shifts:
+        labels = particles.dialect.origins
+        unit = 1.0 if labels == ORIGINS else source.angpix  # the older rlnOriginX counts pixels of the image
+        columns = _columns(particles.dialect.coordinates, centres[rows])
+        return columns | _columns(labels, -remainder[rows] / unit)
+    offsets = _columns(tuple(f"cryoclassOffset{axis}Angst" for axis in "XYZ"), remainder[rows])
+    if frame in _COUNTED_IN_IMAGE:
+        exact = centres[rows] + remainder[rows] / source.angpix
+        return _columns(PIXELS, exact) | offsets
+    return offsets
+
+
+def _centre_coordinates(placement: Placement, frame: Frame | None, angpix: float) -> np.ndarray:
+    if frame in _COUNTED_IN_IMAGE:
+        return np.asarray(placement.centres * placement.angpix / angpix)
+    return placement.to_voxel.coordinate(placement.centres)
+
+
+def _columns(labels: Sequence[str], values: np.ndarray) -> dict[str, list[str]]:
+    rounded = np.round(values, 6) + 0.0  # no "-0.000000"
+    return {label: [f"{value:.6f}" for value in rounded[:, axis]] for axis, label in enumerate(labels)}
+
+
+def _pixel_size_columns(table: Particles, angpix: float) -> dict[str, list[str]]:
+    """Pixel size per row, for files that have no optics table (RELION 3.0, Warp)."""
+    columns = {}
+    if table.star.block("optics") is None:
+        columns["rlnMagnification"] = ["10000.000000"] * len(table)
+        columns["rlnDetectorPixelSize"] = [f"{angpix:.6f}"] * len(table)
+    if "rlnPixelSize" in table.block.labels or (not columns and table.dialect.producer == "warp"):
+        columns["rlnPixelSize"] = [f"{angpix:.6f}"] * len(table)
+    return columns
+
+
+def _describe_images(star: StarFile, source: TomogramSource) -> StarFile:
+    """Tell the optics table, and RELION 5's general block, what the images are now."""
+    optics = star.block("optics")
+    if optics is not None and optics.labels:
+        groups = len(optics)
+        values = {
+            "rlnImagePixelSize": f"{source.angpix:.6f}",
+            "rlnImageSize": str(source.box),
+            "rlnImageDimensionality": "3",
+            "rlnCtfDataAreCtfPremultiplied": "0",
+        }
+        columns = {label: [value] * groups for label, value in values.items()}
+        if "rlnTomoSubtomogramBinning" in optics.labels and "rlnTomoTiltSeriesPixelSize" in optics.labels:
+            unbinned = star.numbers(optics, ["rlnTomoTiltSeriesPixelSize"])[:, 0]
+            columns["rlnTomoSubtomogramBinning"] = [f"{source.angpix / size:.6f}" for size in unbinned]
+        star = star.with_columns(optics, columns)
+    general = star.block("general")
+    if general is not None and "rlnTomoSubTomosAre2DStacks" in general.items:
+        star = star.with_item(general, "rlnTomoSubTomosAre2DStacks", "0")
+    return star
+
+
+def _relative_to_project(path: Path) -> Path:
+    """RELION wants paths from the project folder, which is the current one."""
+    absolute, here = path.absolute(), Path.cwd()
+    return absolute.relative_to(here) if absolute.is_relative_to(here) else absolute

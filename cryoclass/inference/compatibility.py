@@ -1,0 +1,29 @@
+"""Do these particles fit this model? Pixel size and box are compared before anything is computed."""
+
+from cryoclass.classifier import ModelCard
+from cryoclass.errors import ModelError
+from cryoclass.subtomograms import RescaledSource, Source
+
+TOLERANCE = 0.01
+
+
+def fit_to_model(source: Source, card: ModelCard, *, rescale: bool) -> Source:
+    """Return boxes of the model's size: the source itself where it fits, a rescaled one where that was asked for.
+
+    Raises
+    ------
+    ModelError
+        Pixel size or box in angstroms differ from the model's by more than 1 %, and ``rescale`` is off.
+    """
+    wanted, extent = card.angpix, card.box[0] * card.angpix
+    same_pixel = abs(source.angpix / wanted - 1) <= TOLERANCE
+    same_extent = abs(source.box * source.angpix / extent - 1) <= TOLERANCE
+    if same_pixel and same_extent:
+        return source
+    if rescale:
+        return RescaledSource(source, card.box[0], wanted)
+    raise ModelError(
+        f"the boxes are {source.box} pixels of {source.angpix:.4g} A, but the model learnt from {card.box[0]} pixels of "
+        f"{wanted:.4g} A.",
+        "Add --rescale; or, where the STAR file's pixel size is wrong, give the right one with --angpix.",
+    )

@@ -1,0 +1,244 @@
+"""The two ways to run a classifier: torch with a model folder, onnxruntime with an exported file."""
+
+import contextlib
+import ctypes
+import io
+import logging
+import warnings
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from cryoclass.classifier import CARD_KEY, ModelCard, WholeModel
+from cryoclass.errors import ModelError
+
+Voxels = NDArray[np.float32]
+Precision = Literal["auto", "fp32", "bf16"]
+
+CUDA = "CUDAExecutionProvider"
+CPU = "CPUExecutionProvider"
+FATAL = (
+    4  # onnxruntime's log severity: it warns on every computer without a GPU, and what matters is raised here
+)
+
+# onnxruntime's exceptions have no base of their own.
+ORT_ERRORS = (
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NoSuchFile,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+    ort_errors.EPFail,
+)
+
+_log = logging.getLogger(__name__)
+
+
+class Predicted(NamedTuple):
+    """What an engine says of N boxes, float32: ``probabilities`` and ``logits`` (N, K), ``embedding`` (N, E)."""
+
+    probabilities: Voxels
+    logits: Voxels
+    embedding: Voxels
+
+
+class Engine(Protocol):
+    """Turns raw voxels into predictions.
+
+    Attributes
+    ----------
+    card
+        What is known of the model.
+    description
+        What runs where, for people.
+    """
+
+    card: ModelCard
+    description: str
+
+    def run(self, voxels: Voxels) -> Predicted:
+        """Predict ``(N, D, H, W)`` raw float32 voxels; raises ModelError where they do not fit into memory."""
+        ...
+
+
+class TorchEngine:
+    """Runs a whole model with torch.
+
+    Parameters
+    ----------
+    whole
+        The model; moved to ``device``.
+    card
+        Its card.
+    device
+        From :func:`cryoclass.devices.choose_device`.
+    precision
+        ``fp32``, ``bf16`` (convolutions in bfloat16; the forward pass is right on CPU too), or ``auto``: bfloat16 on
+        a GPU that has it, else float32.
+    """
+
+    def __init__(
+        self, whole: WholeModel, card: ModelCard, device: torch.device, precision: Precision = "auto"
+    ) -> None:
+        self.card = card
+        self.device = device
+        self.precision = _resolve(precision, device)
+        self.whole = whole.to(device).eval()
+        self.description = f"torch {torch.__version__} on {device}, {self.precision}"
+
+    def run(self, voxels: Voxels) -> Predicted:
+        """Predict ``(N, D, H, W)`` raw float32 voxels.
+
+        Raises
+        ------
+        ModelError
+            The batch does not fit into the memory of the GPU.
+        """
+        half = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        try:
+            with torch.inference_mode(), half:
+                outputs = self.whole(torch.from_numpy(voxels).to(self.device))
+                return Predicted(*(value.float().cpu().numpy() for value in outputs))
+        except torch.OutOfMemoryError as error:
+            raise _out_of_memory(voxels, str(self.device)) from error
+
+
+class OnnxEngine:
+    """Runs a file written by ``cryoclass export`` with onnxruntime.
+
+    Parameters
+    ----------
+    path
+        The ``.onnx`` file.
+    device
+        ``auto`` (CUDA where it works, else CPU), ``cpu``, ``cuda`` or ``cuda:1``, or a torch device.
+
+    Raises
+    ------
+    ModelError
+        The file is missing, damaged, or not made by cryoclass; or CUDA was asked for and onnxruntime cannot use it
+        (left alone, it would go on with the CPU).
+    """
+
+    def __init__(self, path: Path, device: str | torch.device = "auto") -> None:
+        wish = str(device)
+        cuda = wish.startswith("cuda") or (wish == "auto" and torch.cuda.is_available())
+        self.session = _open_session(path, _providers(wish, cuda))
+        self.card = _card(self.session, path)
+        lost = cuda and CUDA not in self.session.get_providers()
+        reason = _why_no_cuda() if lost else ""
+        if lost and wish != "auto":
+            raise ModelError(
+                f"--device is {wish}, but onnxruntime cannot use CUDA and would go on with the CPU: {reason}.",
+                "Install onnxruntime-gpu[cuda,cudnn] for your CUDA version, or use --device cpu.",
+            )
+        if lost:
+            _log.warning("onnxruntime cannot use the CUDA GPU and goes on with the CPU: %s", reason)
+        place = f"cpu ({reason})" if lost else "cuda" if cuda else "cpu"
+        self.description = f"onnxruntime {onnxruntime.__version__} on {place}"
+
+    def run(self, voxels: Voxels) -> Predicted:
+        """Predict ``(N, D, H, W)`` raw float32 voxels.
+
+        Raises
+        ------
+        ModelError
+            onnxruntime gives up; most often for lack of memory.
+        """
+        try:
+            return Predicted(*self.session.run(list(Predicted._fields), {"subtomogram": voxels}))
+        except ORT_ERRORS as error:
+            raise _out_of_memory(voxels, f"onnxruntime ({_first_line(error)})") from error
+
+
+def _resolve(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
+    if precision != "auto":
+        return precision
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def _out_of_memory(voxels: Voxels, place: str) -> ModelError:
+    return ModelError(
+        f"A batch of {len(voxels)} boxes of {'x'.join(map(str, voxels.shape[1:]))} voxels could not be computed on {place}.",
+        "Use a smaller --batch-size.",
+    )
+
+
+# ----------------------------------------------------------------------------------------- onnxruntime
+
+
+def _providers(wish: str, cuda: bool) -> list[Any]:
+    if not cuda:
+        return [CPU]
+    _, _, index = wish.partition(":")
+    return [(CUDA, {"device_id": int(index or 0)}), CPU]
+
+
+def _open_session(path: Path, providers: list[Any]) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = FATAL
+    onnxruntime.set_default_logger_severity(FATAL)
+    if not path.is_file():
+        raise ModelError(f"There is no file {path}.", "Check the path given to --onnx.")
+    try:
+        with _quiet():
+            if len(providers) > 1 and hasattr(onnxruntime, "preload_dlls"):
+                onnxruntime.preload_dlls()  # finds the CUDA libraries that pip installed
+            return onnxruntime.InferenceSession(path, options, providers=providers)
+    except ORT_ERRORS as error:
+        raise ModelError(
+            f"{path} is not an ONNX file, or is damaged: {_first_line(error)}.",
+            "Copy it again, or run cryoclass export again.",
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """Swallow what onnxruntime prints and warns while it looks for a GPU."""
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _card(session: Any, path: Path) -> ModelCard:
+    text = session.get_modelmeta().custom_metadata_map.get(CARD_KEY)
+    if text is None:
+        raise ModelError(
+            f"{path} is an ONNX file, but not made by cryoclass: it carries no model card.",
+            "Use a file written by cryoclass export.",
+        )
+    card = ModelCard.from_json(text, f"the model card in {path}")
+    outputs = {output.name: output.shape for output in session.get_outputs()}
+    if set(outputs) != set(Predicted._fields) or outputs["logits"][1] != len(card.classes):
+        raise ModelError(
+            f"{path} does not fit its own model card: {len(card.classes)} classes, outputs {outputs}.",
+            "Run cryoclass export again.",
+        )
+    return card
+
+
+def _why_no_cuda() -> str:
+    """Return why onnxruntime has no CUDA: it tells only its own log, so the library is loaded again here."""
+    if CUDA not in onnxruntime.get_available_providers():
+        return f"onnxruntime {onnxruntime.__version__} was built without CUDA; onnxruntime-gpu has it"
+    library = Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
+    try:
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        return _first_line(error)
+    return f"its libraries load, but no CUDA device answers (torch sees {torch.cuda.device_count()})"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".")

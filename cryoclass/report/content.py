@@ -1,0 +1,237 @@
+"""What the pages are told: plain arrays and names, no files and no networks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32] | NDArray[np.float64]
+Integers = NDArray[np.integer]
+Table = Mapping[str, object]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Example:
+    """One particle to look at.
+
+    Parameters
+    ----------
+    box
+        Voxels [z, y, x].
+    row
+        Row number, counted as in the other outputs of the command.
+    tomogram, true, predicted
+        Names; empty where unknown.
+    probability
+        Probability of ``predicted``.
+    """
+
+    box: Array
+    row: int
+    tomogram: str = ""
+    true: str = ""
+    predicted: str = ""
+    probability: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TomogramSheet:
+    """What was cut out of one tomogram, with a few particles to look at."""
+
+    name: str
+    written: int
+    skipped: int = 0
+    examples: Sequence[Example] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Extracted:
+    """Content of the page of ``extract``.
+
+    Parameters
+    ----------
+    tomograms
+        All tomograms in the order of the file; examples are needed only for those to be shown.
+    mean_box
+        Mean of all written boxes [z, y, x]; None where nothing was written.
+    angpix
+        Pixel size of the written boxes in angstroms.
+    reasons
+        How many particles were skipped for each reason.
+    settings
+        Name and value of each setting; nested tables are flattened.
+    """
+
+    tomograms: Sequence[TomogramSheet]
+    mean_box: Array | None
+    angpix: float
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    settings: Table = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Curves:
+    """Course of a training, one value per epoch; NaN where a value was not measured.
+
+    Parameters
+    ----------
+    epochs
+        Numbers of the epochs (E,), counted from 1.
+    train_loss, val_loss, val_auc, val_accuracy
+        Values (E,); AUC and accuracy lie between 0 and 1.
+    best_epoch
+        The epoch whose weights were kept.
+    """
+
+    epochs: Integers
+    train_loss: Array
+    val_loss: Array
+    val_auc: Array
+    val_accuracy: Array
+    best_epoch: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scored:
+    """Predictions of particles.
+
+    Parameters
+    ----------
+    classes
+        Names of the K classes.
+    probabilities
+        Probabilities (n, K), rows summing to 1.
+    labels
+        True classes (n,), 0 to K - 1, -1 where unknown.
+    """
+
+    classes: Sequence[str]
+    probabilities: Array
+    labels: Integers
+
+    def known(self) -> "Scored":
+        """Return only the particles whose true class is known."""
+        keep = self.labels >= 0
+        return Scored(classes=self.classes, probabilities=self.probabilities[keep], labels=self.labels[keep])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trained:
+    """Content of the page of ``finetune``.
+
+    Parameters
+    ----------
+    curves
+        Course of the training.
+    headline
+        Name and value of the most important scores, in order.
+    measured_on
+        What the scores were measured on, such as ``test particles (tomograms that training never saw)``;
+        the page puts their number in front.
+    scored
+        The predictions behind the scores; empty where nothing was held out.
+    mistakes
+        Particles with a wrong class, most confident first (see :func:`cryoclass.report.scores.worst_mistakes`).
+    counts
+        Particles of each class in each part: ``{"train": (K,), "val": (K,), "test": (K,)}``.
+    settings, versions
+        Tables for those who want to repeat the run.
+    """
+
+    curves: Curves
+    headline: Mapping[str, float]
+    measured_on: str
+    scored: Scored
+    mistakes: Sequence[Example] = ()
+    counts: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    settings: Table = field(default_factory=dict)
+    versions: Table = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Gallery:
+    """Particles of one predicted class: those the network is most and least sure of."""
+
+    name: str
+    most: Sequence[Example] = ()
+    least: Sequence[Example] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Classified:
+    """Content of the page of ``predict``.
+
+    Parameters
+    ----------
+    scored
+        Predictions of all particles that could be read, with their labels where known (else -1).
+    assigned
+        The class given to each particle (n,), -1 where its probability was below the asked minimum.
+    galleries
+        Particles to look at (see :func:`cryoclass.report.scores.surest_and_least`).
+    headline
+        Name and value of scores; empty where no labels are known.
+    skipped
+        How many particles could not be read, by reason.
+    settings, versions
+        Tables for those who want to repeat the run.
+    """
+
+    scored: Scored
+    assigned: Integers
+    galleries: Sequence[Gallery] = ()
+    headline: Mapping[str, float] = field(default_factory=dict)
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    settings: Table = field(default_factory=dict)
+    versions: Table = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Grouping:
+    """One way to colour a map.
+
+    Parameters
+    ----------
+    title
+        What the groups are, such as ``label``, ``predicted class`` or ``cluster``.
+    names
+        Names of the groups.
+    index
+        Group of each particle (n,), -1 for none (drawn grey, behind).
+    """
+
+    title: str
+    names: Sequence[str]
+    index: Integers
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Embedded:
+    """Content of the page and the picture of ``embed``.
+
+    Parameters
+    ----------
+    points
+        Positions on the map (n, 2).
+    rows
+        Row numbers (n,).
+    tomograms
+        Tomogram of each particle (n,); empty names where unknown.
+    groupings
+        Ways to colour the map; the first one is shown at the start.
+    probability
+        Probability of the predicted class (n,), or None.
+    method
+        How the map was made: ``pca``, ``tsne`` or ``umap``.
+    settings
+        Table for those who want to repeat the run.
+    """
+
+    points: Array
+    rows: Integers
+    tomograms: Sequence[str]
+    groupings: Sequence[Grouping]
+    probability: Array | None = None
+    method: str = "tsne"
+    settings: Table = field(default_factory=dict)

@@ -1,0 +1,124 @@
+"""From the coordinates of a STAR file to voxels of a tomogram: every formula, and the one place that says zyx.
+
+Voxel indices are 0-based and count to the centre of a voxel. ``position = coordinate - origin``, everywhere
+(RELION ``metadata_table.cpp``; Warp ``ExportParticlesTiltseries.cs``).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cryoclass.errors import ParticleError
+from cryoclass.star.dialects import Frame
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """Sizes of one tomogram, as far as they are known.
+
+    Attributes
+    ----------
+    shape
+        Voxels (x, y, z) of the volume file.
+    angpix
+        Its pixel size in angstroms (``v``).
+    tilt_series_angpix
+        Unbinned pixel size in angstroms (``P``); ``None`` where nobody says it.
+    unbinned_size
+        Size (x, y, z) in unbinned pixels (``S``); ``None`` where absent or -999.
+    """
+
+    shape: tuple[int, int, int]
+    angpix: float
+    tilt_series_angpix: float | None = None
+    unbinned_size: tuple[float, float, float] | None = None
+
+    @property
+    def size_angstroms(self) -> np.ndarray:
+        """Physical size (x, y, z) in angstroms: from the unbinned size where known, since binning rounds."""
+        if self.unbinned_size is not None and self.tilt_series_angpix is not None:
+            return np.array(self.unbinned_size) * self.tilt_series_angpix
+        return np.array(self.shape) * self.angpix
+
+
+@dataclass(frozen=True, kw_only=True)
+class Affine:
+    """``voxel = scale * coordinate + offset``; both are (3,) x, y, z."""
+
+    scale: np.ndarray
+    offset: np.ndarray
+
+    def voxel(self, coordinate: np.ndarray) -> np.ndarray:
+        """Turn coordinates (n, 3) x, y, z into voxel indices (n, 3) x, y, z."""
+        return np.asarray(self.scale * coordinate + self.offset)
+
+    def coordinate(self, voxel: np.ndarray) -> np.ndarray:
+        """Turn voxel indices (n, 3) x, y, z back into coordinates."""
+        return np.asarray((voxel - self.offset) / self.scale)
+
+
+def affine(frame: Frame, geometry: Geometry, image_angpix: float | None) -> Affine:
+    """Return the map from a file's coordinates to voxels of a tomogram.
+
+    Parameters
+    ----------
+    frame
+        What the coordinates count.
+    geometry
+        Sizes of the tomogram.
+    image_angpix
+        Pixel size in angstroms that the STAR file states for the row's image.
+
+    Raises
+    ------
+    ParticleError
+        A size that the frame needs is unknown.
+    """
+    angstroms: float | np.ndarray
+    offset = np.zeros(3)
+    match frame:
+        case Frame.TOMOGRAM_PIXELS:
+            angstroms = geometry.angpix
+        case Frame.TILT_SERIES_PIXELS:
+            angstroms = _known(geometry.tilt_series_angpix, "unbinned pixel size", frame)
+        case Frame.IMAGE_PIXELS:
+            angstroms = _known(image_angpix, "pixel size of the coordinates", frame)
+        case Frame.ANGSTROMS:
+            angstroms = 1.0
+        case Frame.CENTRED_ANGSTROMS:
+            angstroms, offset = 1.0, geometry.size_angstroms / (2 * geometry.angpix)
+        case Frame.FRACTION:  # WarpTools multiplies by (size - 1) unbinned pixels
+            angstroms = geometry.size_angstroms - (geometry.tilt_series_angpix or geometry.angpix)
+    return Affine(scale=np.broadcast_to(angstroms / geometry.angpix, 3), offset=offset)
+
+
+def origins_in_tomogram(origins: np.ndarray, orientation: np.ndarray | None) -> np.ndarray:
+    """Turn refined origins of rotated subtomograms into the tomogram's axes.
+
+    Parameters
+    ----------
+    origins
+        (n, 3) x, y, z in angstroms.
+    orientation
+        (n, 3) rlnTomoSubtomogramRot, Tilt, Psi in degrees, or ``None`` where the boxes are not rotated.
+    """
+    if orientation is None:
+        return origins
+    from scipy.spatial.transform import Rotation
+
+    matrices = Rotation.from_euler("ZYZ", orientation, degrees=True).as_matrix()
+    return np.asarray(np.einsum("nji,nj->ni", matrices, origins))  # RELION's Euler matrix is the transpose
+
+
+def xyz_to_zyx(voxels: np.ndarray) -> np.ndarray:
+    """Turn x, y, z (STAR files) into z, y, x (arrays). Nothing else in cryoclass does."""
+    return voxels[..., ::-1]
+
+
+def _known(value: float | None, what: str, frame: Frame) -> float:
+    if value is None:
+        raise ParticleError(
+            f"the {what} is unknown, but the coordinates are {frame.value}.",
+            "Give --tomograms a tomograms.star, or --coords-angpix.",
+        )
+    return value

@@ -1,0 +1,106 @@
+"""Matching the tomogram names of a STAR file to volume files.
+
+Seen in the wild for one and the same tomogram: ``TS_01``, ``TS_01.tomostar``, ``TS_01.mrc.tomostar``,
+``rec_TS_01.mrc``, ``/abs/path/TS_01_10.00Apx.mrc``, ``tomo_TS_01.mrc_15.00Apx.mrc``, ``F:/data/TS_01.mrc`` and, for
+numbered series, ``6`` for ``0006``.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from cryoclass.errors import ParticleError, UsageError
+
+SUFFIXES = (".mrc", ".rec", ".map", ".mrc.gz", ".mrc.bz2", ".rec.gz", ".map.gz", ".st")
+_TAIL = re.compile(
+    r"(\.tomostar|\.mrc|\.rec|\.map|\.st|\.gz|\.bz2|_\d+(\.\d+)?A(px)?|_half[12]|_data)$", re.IGNORECASE
+)
+
+
+def stem(name: str) -> str:
+    """Strip folders, extensions and pixel sizes from a tomogram name."""
+    base = _base(name)
+    while (shorter := _TAIL.sub("", base)) != base and shorter:
+        base = shorter
+    return base
+
+
+def _base(name: str) -> str:
+    return re.split(r"[/\\]", name)[-1]
+
+
+def _without_prefix(name: str) -> str:
+    return re.sub(r"^(rec|tomo)_", "", stem(name))
+
+
+def _number(name: str) -> str:
+    return stem(name).lstrip("0") or "0"
+
+
+def volume_files(folder: Path) -> list[Path]:
+    """Return the volumes in a folder, sorted; half maps only where there is nothing else.
+
+    Raises
+    ------
+    UsageError
+        The folder holds no volume.
+    """
+    files = sorted(
+        p for p in folder.iterdir() if p.name.lower().endswith(SUFFIXES) and not p.name.startswith(".")
+    )
+    if not files:
+        raise UsageError(
+            f"{folder} holds no tomogram ({', '.join(SUFFIXES[:3])}).", "Give the folder of the volumes."
+        )
+    whole = [p for p in files if not re.search(r"_half[12]\.", p.name)]
+    return whole or files
+
+
+def match(names: Iterable[str], files: Iterable[Path]) -> dict[str, Path]:
+    """Find the volume of each tomogram name.
+
+    Tried in this order, each on all files: the same file name, the same stem, the stem with a ``rec_`` or ``tomo_``
+    prefix, the same number apart from leading zeros.
+
+    Returns
+    -------
+    dict
+        Name to path, for the names that have exactly one match.
+
+    Raises
+    ------
+    ParticleError
+        A name fits several files equally well.
+    """
+    files = list(files)
+    found: dict[str, Path] = {}
+    for name in dict.fromkeys(names):
+        for key in (_base, stem, _without_prefix, _number):
+            hits = [path for path in files if key(path.name) == key(name)]
+            if len(hits) > 1:
+                shown = ", ".join(path.name for path in hits[:3])
+                raise ParticleError(
+                    f"tomogram {name} fits {len(hits)} files: {shown}.",
+                    "Give --tomograms a folder with one of them.",
+                )
+            if hits:
+                found[name] = hits[0]
+                break
+    return found
+
+
+def nearest(name: str, files: Iterable[Path]) -> str:
+    """Return the file name most like ``name``, or an empty string."""
+    by_stem: Mapping[str, str] = {stem(path.name): path.name for path in files}
+    near = difflib.get_close_matches(stem(name), by_stem, n=1, cutoff=0.3)
+    return by_stem[near[0]] if near else ""
+
+
+def resolve(path: str, star: Path) -> Path | None:
+    """Find a file that a STAR file names: from the current folder, the STAR's folder, and its parents."""
+    relative = Path(path.replace("\\", "/"))
+    if relative.is_absolute():
+        return relative if relative.exists() else None
+    folders = (Path(), star.parent, *star.absolute().parent.parents)
+    return next((folder / relative for folder in folders if (folder / relative).exists()), None)

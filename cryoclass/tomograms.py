@@ -1,0 +1,227 @@
+"""Tomograms by name: which files hold them, how large they are, and which contrast they have."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from cryoclass.errors import ParticleError, StarError, UsageError, VolumeError
+from cryoclass.star.dialects import Dialect
+from cryoclass.star.document import Block, StarFile
+from cryoclass.star.frames import Geometry
+from cryoclass.star.names import match, nearest, resolve, volume_files
+from cryoclass.volumes.mrc import Volume, open_volume
+
+VOLUME_COLUMNS = (
+    "rlnTomoReconstructedTomogramDenoised",
+    "rlnTomoDenoisedTomogram",
+    "rlnTomoReconstructedTomogram",
+)
+HALF_COLUMNS = ("rlnTomoReconstructedTomogramHalf1", "rlnTomoReconstructedTomogramHalf2")
+UNKNOWN_SIZE = -999
+MAX_BINNING_DIFFERENCE = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tomogram:
+    """A tomogram as the user's files describe it.
+
+    Attributes
+    ----------
+    name
+        As in the STAR file.
+    paths
+        Its volume; or two half volumes, which are summed as RELION does.
+    tilt_series_angpix, unbinned_size, binning
+        From ``tomograms.star``; ``None`` where it does not say.
+    """
+
+    name: str
+    paths: tuple[Path, ...]
+    tilt_series_angpix: float | None = None
+    unbinned_size: tuple[float, float, float] | None = None
+    binning: float | None = None
+
+    def open(self) -> Volume:
+        """Map the volume (kept open for a few tomograms at a time)."""
+        return _open_sum(self.paths)
+
+    def angpix(self, override: float | None = None) -> float:
+        """Return the voxel size in angstroms: as given, else the header's, else what ``tomograms.star`` implies.
+
+        Raises
+        ------
+        ParticleError
+            Nobody says it, or header and ``tomograms.star`` differ by more than 1 %.
+        """
+        header = override or self.open().angpix
+        implied = self.binning * self.tilt_series_angpix if self.binning and self.tilt_series_angpix else None
+        if header and implied and abs(header / implied - 1) > MAX_BINNING_DIFFERENCE:
+            raise ParticleError(
+                f"{self.paths[0]}: the header says {header:g} A per voxel, but tomograms.star implies {implied:g} A "
+                f"({self.tilt_series_angpix:g} A binned {self.binning:g} times).",
+                "Correct one of them, or say which with --tomogram-angpix.",
+            )
+        known = header or implied
+        if known is None:
+            raise ParticleError(
+                f"{self.paths[0]} does not say its pixel size (its header holds 0 or 1).",
+                "Give --tomogram-angpix.",
+            )
+        return known
+
+    def geometry(self, override: float | None = None) -> Geometry:
+        """Return the sizes that coordinates need; ``override`` is a voxel size in angstroms."""
+        z, y, x = self.open().data.shape
+        return Geometry(
+            shape=(x, y, z),
+            angpix=self.angpix(override),
+            tilt_series_angpix=self.tilt_series_angpix,
+            unbinned_size=self.unbinned_size,
+        )
+
+    def is_bright(self, dialect: Dialect) -> bool:
+        """Whether particles are brighter than the background.
+
+        Warp inverts tilt images before it reconstructs, and names its tomograms ``*_10.00Apx.mrc``; RELION, IMOD and
+        AreTomo leave protein dark.
+        """
+        return dialect.producer in ("warp", "m") or bool(re.search(r"_\d+\.\d+Apx\.", self.paths[0].name))
+
+
+@lru_cache(maxsize=4)
+def _open_sum(paths: tuple[Path, ...]) -> Volume:
+    volumes = [open_volume(path) for path in paths]
+    for volume in volumes:
+        if volume.data.ndim != 3:
+            raise VolumeError(
+                f"{volume.path} is a stack of volumes, no tomogram.", "Give one file per tomogram."
+            )
+    if len(volumes) == 1:
+        return volumes[0]
+    return replace(volumes[0], data=np.add(volumes[0].data, volumes[1].data, dtype=np.float32))
+
+
+def find_tomograms(
+    names: Iterable[str], where: Path | None, star: Path, *, skip_missing: bool = False
+) -> dict[str, Tomogram]:
+    """Find the volume of every tomogram name.
+
+    Parameters
+    ----------
+    names
+        As in the particles' STAR file; empty names stand for "the only tomogram".
+    where
+        A folder of volumes, one volume, a ``tomograms.star`` or an optimisation set; ``None`` takes the names
+        themselves as paths.
+    star
+        The particles' STAR file; relative paths are also tried from its folder and the parents.
+    skip_missing
+        Leave names without a volume out, instead of raising.
+
+    Raises
+    ------
+    UsageError
+        ``where`` does not exist or holds no volume.
+    ParticleError
+        No name, or not every name, has a volume; the nearest file is suggested for each.
+    """
+    names = list(dict.fromkeys(names))
+    found, files = _look_up(names, where, star)
+    missing = [name for name in names if name not in found]
+    if missing and (not found or not skip_missing):
+        raise ParticleError(_missing_words(missing, len(names), where, files), _missing_hint(found, files))
+    return found
+
+
+def _look_up(names: list[str], where: Path | None, star: Path) -> tuple[dict[str, Tomogram], list[Path]]:
+    if where is None:
+        paths = {name: path for name in names if name and (path := resolve(name, star)) and path.is_file()}
+        return {name: Tomogram(name=name, paths=(path,)) for name, path in paths.items()}, []
+    if not where.exists():
+        raise UsageError(
+            f"--tomograms {where}: no such file or folder.", "Give a folder, a volume or tomograms.star."
+        )
+    if where.is_file() and where.suffix == ".star":
+        listed = read_tomograms(where)
+        return _match_listed(names, listed), [path for t in listed.values() for path in t.paths]
+    files = volume_files(where) if where.is_dir() else [where]
+    if len(files) == 1 and len(names) == 1 and (not names[0] or where.is_file()):
+        return {names[0]: Tomogram(name=names[0], paths=(files[0],))}, files
+    return {name: Tomogram(name=name, paths=(path,)) for name, path in match(names, files).items()}, files
+
+
+def read_tomograms(path: Path) -> dict[str, Tomogram]:
+    """Read a ``tomograms.star`` (RELION 4, 5, WarpTools), or the one that an optimisation set names.
+
+    Raises
+    ------
+    StarError
+        The file lists no tomograms, or none of its volumes exists.
+    """
+    star = StarFile.read(path)
+    listed = optimisation_item(star, "rlnTomoTomogramsFile")
+    if listed:
+        target = resolve(listed, path)
+        if target is None:
+            raise StarError(f"{path} names {listed}, which does not exist.", "Run from the project folder.")
+        return read_tomograms(target)
+    block = next((b for b in star.blocks if "rlnTomoName" in b.labels), None)
+    if block is None:
+        raise StarError(f"{path} lists no tomograms: it has no column rlnTomoName.", "Give a tomograms.star.")
+    names = star.column(block, "rlnTomoName")
+    return {name: _tomogram_of_row(star, block, row, name) for row, name in enumerate(names)}
+
+
+def optimisation_item(star: StarFile, label: str) -> str:
+    """Return an entry of an optimisation set, be it a list block or a loop of one row; empty where there is none."""
+    for block in star.blocks:
+        if label in block.items:
+            return block.items[label]
+        if label in block.labels and len(block):
+            return star.column(block, label)[0]
+    return ""
+
+
+def _tomogram_of_row(star: StarFile, block: Block, row: int, name: str) -> Tomogram:
+    one = replace(block, rows=block.rows[row : row + 1])
+
+    def text(label: str) -> str:
+        cell = star.column(one, label)[0] if label in block.labels else ""
+        return "" if cell in ("", "N/A", "None") else cell
+
+    def number(label: str) -> float | None:
+        return float(star.numbers(one, [label])[0, 0]) if label in block.labels else None
+
+    size = tuple(number(f"rlnTomoSize{axis}") or UNKNOWN_SIZE for axis in "XYZ")
+    volumes = [text(label) for label in VOLUME_COLUMNS]
+    halves = [text(label) for label in HALF_COLUMNS]
+    wanted = next(([v] for v in reversed(volumes) if v), halves if all(halves) else [])
+    return Tomogram(
+        name=name,
+        paths=tuple(path for volume in wanted if (path := resolve(volume, star.path))),
+        tilt_series_angpix=number("rlnTomoTiltSeriesPixelSize"),
+        unbinned_size=None if UNKNOWN_SIZE in size else (size[0], size[1], size[2]),
+        binning=number("rlnTomoTomogramBinning"),
+    )
+
+
+def _match_listed(names: list[str], listed: Mapping[str, Tomogram]) -> dict[str, Tomogram]:
+    return {name: listed[name] for name in names if name in listed and listed[name].paths}
+
+
+def _missing_words(missing: list[str], total: int, where: Path | None, files: list[Path]) -> str:
+    first = missing[0] or "(the file has no tomogram column)"
+    place = f" in {where}" if where else ""
+    near = nearest(missing[0], files)
+    closest = f" The nearest file is {near}." if near else ""
+    return f"{len(missing)} of {total} tomograms have no volume{place}, the first is {first}.{closest}"
+
+
+def _missing_hint(found: Mapping[str, Tomogram], files: list[Path]) -> str:
+    if not files:
+        return "Give --tomograms: the folder of the volumes, one volume, or a tomograms.star."
+    return "Give the right folder" + (", or --skip-missing to go on without them." if found else ".")

@@ -1,0 +1,123 @@
+"""The voxels of the labelled particles: read once and kept in memory where they fit, else read batch by batch."""
+
+import math
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cryoclass.errors import VolumeError
+from cryoclass.progress import Track
+from cryoclass.subtomograms import Source
+
+MEMORY_SHARE = 0.25  # of the available memory that voxels may take
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boxes:
+    """The particles that can be read.
+
+    Parameters
+    ----------
+    source
+        Where voxels come from.
+    rows
+        Row of each particle in ``source``, (n,), in the order that reads fastest.
+    skipped
+        Why a row cannot be read, for each such row.
+    stack
+        All voxels, (n, D, H, W); None where they do not fit into memory.
+    """
+
+    source: Source
+    rows: NDArray[np.int64]
+    skipped: dict[int, str]
+    stack: Tensor | None
+
+    def read(self, places: Tensor) -> Tensor:
+        """Return the voxels (b, D, H, W) of the particles at ``places`` (b,) of ``rows``."""
+        if self.stack is not None:
+            return self.stack[places]
+        return torch.from_numpy(np.stack([self.source.read(int(row)) for row in self.rows[places.numpy()]]))
+
+    def stream(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield each batch of places with its voxels; the next batch is read while this one is used."""
+        with ThreadPoolExecutor(max_workers=1) as reader:
+            waiting: tuple[Tensor, Future[Tensor]] | None = None
+            for places in batches:
+                coming = places, reader.submit(self.read, places)
+                if waiting is not None:
+                    yield waiting[0], waiting[1].result()
+                waiting = coming
+            if waiting is not None:
+                yield waiting[0], waiting[1].result()
+
+
+def read_boxes(source: Source, rows: NDArray[np.integer], memory: int | None, track: Track) -> Boxes:
+    """Read the particles in ``rows`` once: find the bad ones, and keep the voxels of the others where they fit.
+
+    Parameters
+    ----------
+    memory
+        Bytes that voxels may take; a quarter of the available memory where None.
+    """
+    budget = memory if memory is not None else int(MEMORY_SHARE * available_memory())
+    shape = (len(rows), source.box, source.box, source.box)
+    stack = np.empty(shape, np.float32) if 4 * math.prod(shape) <= budget else None
+    good: list[int] = []
+    skipped: dict[int, str] = {}
+    for row in track(_fastest_order(source, rows), "Reading particles", len(rows)):
+        try:
+            box = source.read(row)
+        except VolumeError as error:
+            skipped[row] = str(error)
+            continue
+        if stack is not None:
+            stack[len(good)] = box
+        good.append(row)
+    kept = None if stack is None else torch.from_numpy(stack[: len(good)])
+    return Boxes(source=source, rows=np.array(good, dtype=np.int64), skipped=skipped, stack=kept)
+
+
+def _fastest_order(source: Source, rows: NDArray[np.integer]) -> list[int]:
+    """Return ``rows`` in the source's order; those that the source does not list, which cannot be read, come last."""
+    listed = source.order[np.isin(source.order, rows)]
+    return [*listed.tolist(), *np.setdiff1d(rows, listed).tolist()]
+
+
+def available_memory() -> int:
+    """Return the bytes that this process may still take: what the machine has free, within a job's limit."""
+    limits = [_machine_memory(), _cgroup_memory(), _slurm_memory()]
+    return min(limit for limit in limits if limit is not None)
+
+
+def _machine_memory() -> int:
+    """Return free memory on Linux, half of all memory elsewhere."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    kilobytes = next(line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+    return 1024 * int(kilobytes)
+
+
+def _cgroup_memory() -> int | None:
+    """Return the limit of a container or of a job under systemd, where there is one."""
+    try:
+        group = Path("/proc/self/cgroup").read_text().strip().rpartition("::")[2].lstrip("/")
+        text = (Path("/sys/fs/cgroup") / group / "memory.max").read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
+
+
+def _slurm_memory() -> int | None:
+    """Return what a SLURM job asked for; the variable is in MB, and 0 means all that the node has."""
+    text = os.environ.get("SLURM_MEM_PER_NODE", "")
+    return int(text) * 2**20 if text.isdigit() and int(text) > 0 else None

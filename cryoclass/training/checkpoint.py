@@ -1,0 +1,52 @@
+"""What a training run needs to go on after a kill: one file, replaced after every epoch."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cryoclass.errors import ModelError, UsageError
+from cryoclass.files import replacing
+
+NAME = "checkpoint.pt"
+KEYS = {"classifier", "optimizer", "records", "best"}
+
+
+def save_checkpoint(folder: Path, state: dict[str, Any], settings: dict[str, str]) -> None:
+    """Write ``state`` (``KEYS``: tensors and plain values) and the settings it belongs to."""
+    with replacing(folder / NAME) as temporary:
+        torch.save({**state, "settings": settings}, temporary)
+
+
+def load_checkpoint(folder: Path, settings: dict[str, str]) -> dict[str, Any] | None:
+    """Return the state in ``folder``, on the CPU; None where there is no checkpoint yet.
+
+    Raises
+    ------
+    ModelError
+        The file is damaged.
+    UsageError
+        It was made with other settings or particles, so going on would not give the result of an unbroken run.
+    """
+    path = folder / NAME
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        complete = set(state) == {*KEYS, "settings"}
+    except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError):
+        complete = False
+    if not complete:
+        raise ModelError(
+            f"{path} is damaged or was not made by cryoclass.", "Leave out --resume to start again."
+        )
+    saved = state["settings"]
+    changed = [name for name in settings if saved.get(name) != settings[name]]
+    if changed:
+        values = "; ".join(f"{name} was {saved.get(name)}, now {settings[name]}" for name in changed)
+        raise UsageError(
+            f"{path} belongs to another run: {values}.",
+            "Repeat the first command with --resume added, or leave out --resume to start again.",
+        )
+    return state

@@ -1,0 +1,390 @@
+"""The training loop, read from top to bottom: :func:`fit` over epochs, :func:`_train` over batches."""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cryoclass.classifier import Classifier
+from cryoclass.errors import CryoclassError, ParticleError
+from cryoclass.preparation import Preparer
+from cryoclass.progress import Track, silent
+from cryoclass.settings import Recipe
+from cryoclass.subtomograms import Source
+from cryoclass.training.augmentation import draw, resample
+from cryoclass.training.boxes import Boxes, read_boxes
+from cryoclass.training.checkpoint import load_checkpoint, save_checkpoint
+from cryoclass.training.evaluation import evaluate
+from cryoclass.training.recipes import learning_rate
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """Particles with known classes.
+
+    Parameters
+    ----------
+    source
+        Where the voxels of a row come from.
+    labels
+        Class number of each row, from 0; -1 where unlabelled. Shape (n,).
+    parts
+        ``"train"``, ``"val"``, ``"test"``, or ``""`` for rows that take no part. Shape (n,).
+    classes
+        Name of each class.
+    """
+
+    source: Source
+    labels: NDArray[np.integer]
+    parts: NDArray[np.str_]
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRecord:
+    """One line of the history; ``epoch`` counts from 1, ``best`` says whether it is the best one so far.
+
+    ``val_auc`` is the macro one-against-rest area; None where validation holds one class only.
+    """
+
+    epoch: int
+    lr: float
+    train_loss: float
+    val_loss: float
+    val_accuracy: float
+    val_auc: float | None
+    seconds: float
+    best: bool
+
+
+def _nobody(_record: EpochRecord) -> None:
+    return
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """How and where to train.
+
+    Parameters
+    ----------
+    device
+        The CPU, or a CUDA device.
+    seed
+        The same seed gives the same weights on the CPU.
+    freeze
+        Train the head only and leave the backbone as it is.
+    folder
+        Where ``checkpoint.pt`` is kept; nowhere where None.
+    resume
+        Go on from the checkpoint in ``folder``, if there is one.
+    memory
+        Bytes that voxels may take; a quarter of the available memory where None.
+    track, on_epoch
+        Hear about the progress within and after each epoch.
+    """
+
+    device: torch.device
+    seed: int = 0
+    freeze: bool = False
+    folder: Path | None = None
+    resume: bool = False
+    memory: int | None = None
+    track: Track = silent
+    on_epoch: Callable[[EpochRecord], None] = _nobody
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """What training did.
+
+    Parameters
+    ----------
+    epochs
+        One record per epoch.
+    best_epoch
+        The epoch, from 1, whose weights the classifier has now.
+    skipped
+        Why a row could not be read, for each such row.
+    rows, probabilities
+        Validation and test rows (m,) in rising order, and what the best weights say of them, (m, K).
+    """
+
+    epochs: tuple[EpochRecord, ...]
+    best_epoch: int
+    skipped: dict[int, str]
+    rows: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Bench:
+    """What every step of the work needs; ``targets`` (n,) belong to the particles of ``boxes``."""
+
+    classifier: Classifier
+    preparer: Preparer
+    boxes: Boxes
+    targets: Tensor
+    recipe: Recipe
+    run: Run
+
+
+@dataclass(kw_only=True)
+class _Progress:
+    """What changes from epoch to epoch beside the classifier and the optimizer."""
+
+    records: list[EpochRecord] = field(default_factory=list)
+    best: Weights = field(default_factory=dict)
+
+    @property
+    def best_epoch(self) -> int:
+        return max(record.epoch for record in self.records if record.best)
+
+    @property
+    def best_score(self) -> float:
+        return max((_score(record.val_auc, record.val_accuracy) for record in self.records), default=0.0)
+
+
+def fit(classifier: Classifier, examples: Examples, recipe: Recipe, run: Run) -> History:
+    """Train ``classifier`` in place; it ends with the weights of the epoch with the best validation AUC.
+
+    Every epoch is seeded on its own, by ``run.seed`` and its number, so that a resumed run needs no old generators.
+    Dropout draws from torch's global generator, which is seeded as well.
+
+    Raises
+    ------
+    ParticleError
+        Too few particles can be read.
+    ModelError, UsageError
+        The checkpoint to resume from is damaged, or belongs to another run.
+    CryoclassError
+        The loss is no longer a number, or the GPU has too little memory.
+    """
+    labelled = np.flatnonzero((examples.labels >= 0) & (examples.parts != ""))
+    boxes = read_boxes(examples.source, labelled, run.memory, run.track)
+    _check_enough(examples, boxes)
+    parts = examples.parts[boxes.rows]
+    train, val = np.flatnonzero(parts == "train"), np.flatnonzero(parts == "val")
+
+    classifier.to(run.device)
+    classifier.to(memory_format=torch.channels_last_3d)
+    optimizer = _optimizer(classifier, recipe, run.freeze)
+    bench = _Bench(
+        classifier=classifier,
+        preparer=Preparer(recipe.preparation).to(run.device),
+        boxes=boxes,
+        targets=torch.from_numpy(examples.labels[boxes.rows].astype(np.int64)).to(run.device),
+        recipe=recipe,
+        run=run,
+    )
+    settings = _settings(classifier, examples, boxes, recipe, run)
+    progress = _resumed(classifier, optimizer, settings, run)
+    for epoch in range(len(progress.records), recipe.epochs):
+        started = time.perf_counter()
+        loss, rate = _train(bench, optimizer, train, epoch)
+        probabilities = _predict(bench, val)
+        _check_finite(loss, probabilities, epoch, rate)
+        metrics = evaluate(probabilities, examples.labels[boxes.rows[val]], examples.classes)
+        record = EpochRecord(
+            epoch=epoch + 1,
+            lr=rate,
+            train_loss=loss,
+            val_loss=metrics.log_loss,
+            val_accuracy=metrics.accuracy,
+            val_auc=metrics.auc,
+            seconds=time.perf_counter() - started,
+            best=_score(metrics.auc, metrics.accuracy) >= progress.best_score,  # the later one of equals
+        )
+        progress.records.append(record)
+        if record.best:
+            progress.best = {k: v.detach().cpu().clone() for k, v in classifier.state_dict().items()}
+        _save(classifier, optimizer, progress, settings, run)
+        run.on_epoch(record)
+
+    classifier.load_state_dict(progress.best)
+    return _history(bench, progress, np.flatnonzero(parts != "train"))
+
+
+def _optimizer(classifier: Classifier, recipe: Recipe, freeze: bool) -> torch.optim.Optimizer:
+    """Return Adam with decoupled weight decay, over the head alone where the backbone is frozen."""
+    classifier.backbone.requires_grad_(not freeze)
+    trainable = [weight for weight in classifier.parameters() if weight.requires_grad]
+    return torch.optim.AdamW(trainable, lr=recipe.lr, weight_decay=recipe.weight_decay)
+
+
+def _train(
+    bench: _Bench, optimizer: torch.optim.Optimizer, train: NDArray[np.int64], epoch: int
+) -> tuple[float, float]:
+    """Show every training particle once; return the mean loss and the last learning rate."""
+    classifier, boxes, recipe, run = bench.classifier, bench.boxes, bench.recipe, bench.run
+    generator = _seed(run.seed, epoch)
+    total, rate = torch.zeros((), device=run.device), recipe.lr
+    classifier.train()
+    classifier.backbone.train(not run.freeze)
+    batches = _batches(train, recipe.batch_size, generator)
+    stream = run.track(boxes.stream(batches), f"Epoch {epoch + 1}/{recipe.epochs}", len(train), _size)
+    for step, (places, raw) in enumerate(stream):
+        rate = learning_rate(recipe, epoch + step / len(batches))
+        optimizer.param_groups[0]["lr"] = rate
+        drawn = draw(len(places), recipe.augmentation, generator)
+        with _memory_explained():
+            grey = bench.preparer.grey(raw.to(run.device, non_blocking=True))  # (b, 1, D, H, W)
+            x = resample(grey, drawn, recipe.preparation.input_size)  # (b, 1, d, h, w)
+            with _precision(run.device):
+                logits = classifier(x).logits  # (b, K)
+            target = bench.targets[places.to(run.device)]
+            loss = F.cross_entropy(logits.float(), target, label_smoothing=recipe.label_smoothing)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        total += loss.detach() * len(places)
+    return float(total) / len(train), rate
+
+
+@torch.no_grad()
+def _predict(bench: _Bench, places: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return the probabilities (m, K) of the particles at ``places`` (m,) of the boxes."""
+    bench.classifier.eval()
+    batches = torch.from_numpy(places).split(bench.recipe.batch_size)
+    chunks = []
+    for _, raw in bench.boxes.stream(batches):
+        with _memory_explained():
+            x = bench.preparer(raw.to(bench.run.device, non_blocking=True))
+            with _precision(bench.run.device):
+                logits = bench.classifier(x).logits
+        chunks.append(logits.float().softmax(1).cpu())
+    return torch.cat(chunks).numpy()
+
+
+def _history(bench: _Bench, progress: _Progress, held_out: NDArray[np.int64]) -> History:
+    held_out = held_out[np.argsort(bench.boxes.rows[held_out])]
+    return History(
+        epochs=tuple(progress.records),
+        best_epoch=progress.best_epoch,
+        skipped=bench.boxes.skipped,
+        rows=bench.boxes.rows[held_out],
+        probabilities=_predict(bench, held_out),
+    )
+
+
+def _seed(seed: int, epoch: int) -> torch.Generator:
+    """Seed torch for one epoch, and return a generator of its own for the order and the augmentation."""
+    first, second = np.random.SeedSequence([seed, epoch]).generate_state(2)
+    torch.manual_seed(int(first))
+    return torch.Generator().manual_seed(int(second))
+
+
+def _batches(places: NDArray[np.int64], size: int, generator: torch.Generator) -> list[Tensor]:
+    """Return shuffled batches; a lone last particle joins the batch before, since BatchNorm needs two."""
+    order = torch.from_numpy(places)[torch.randperm(len(places), generator=generator)]
+    batches = list(order.split(size))
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
+
+
+def _size(batch: tuple[Tensor, Tensor]) -> int:
+    return len(batch[0])
+
+
+def _precision(device: torch.device) -> torch.autocast:
+    """Compute in bfloat16 on GPUs that can; on a CPU its weight gradients of small maps are garbage (DESIGN 7)."""
+    able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=able)
+
+
+def _score(auc: float | None, accuracy: float) -> float:
+    return accuracy if auc is None else auc
+
+
+@contextmanager
+def _memory_explained() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise CryoclassError(
+            "The GPU has too little memory for this batch.",
+            "Use a smaller --batch-size or --input-size, or --device cpu.",
+        ) from error
+
+
+def _check_finite(loss: float, probabilities: NDArray[np.float32], epoch: int, rate: float) -> None:
+    if not (np.isfinite(loss) and np.isfinite(probabilities).all()):
+        raise CryoclassError(
+            f"Training failed in epoch {epoch + 1}: the loss or a probability is no longer a number "
+            f"(the learning rate was {rate:g}).",
+            "Use a lower --lr.",
+        )
+
+
+def _check_enough(examples: Examples, boxes: Boxes) -> None:
+    """Hold that unreadable particles have left every class something to train on, and something to validate."""
+    labels, parts = examples.labels[boxes.rows], examples.parts[boxes.rows]
+    wanted = set(examples.labels[examples.parts == "train"]) - {-1}
+    lost = [examples.classes[number] for number in sorted(wanted - set(labels[parts == "train"]))]
+    if not np.any(parts == "val"):
+        lost.append("validation")
+    if lost:
+        first = "".join(f", the first in row {row}: {why}" for row, why in [*boxes.skipped.items()][:1])
+        raise ParticleError(
+            f"No readable particle is left for {', '.join(lost)}; {len(boxes.skipped)} could not be read{first}",
+            "Mend or remove those particles.",
+        )
+
+
+# ------------------------------------------------------------------------------------------ checkpoint
+
+
+def _settings(
+    classifier: Classifier, examples: Examples, boxes: Boxes, recipe: Recipe, run: Run
+) -> dict[str, str]:
+    """Return what must be the same for a run to be resumed, in words."""
+    particles = hashlib.sha256(boxes.rows.tobytes())
+    particles.update(examples.labels[boxes.rows].astype(np.int64).tobytes())
+    particles.update("".join(examples.parts[boxes.rows]).encode())
+    return {
+        **{name: str(value) for name, value in recipe.to_dict().items()},
+        "weights": str(sum(weight.numel() for weight in classifier.parameters())),
+        "seed": str(run.seed),
+        "freeze": str(run.freeze),
+        "classes": ", ".join(examples.classes),
+        "particles": particles.hexdigest()[:12],
+    }
+
+
+def _save(
+    classifier: Classifier,
+    optimizer: torch.optim.Optimizer,
+    progress: _Progress,
+    settings: dict[str, str],
+    run: Run,
+) -> None:
+    if run.folder is not None:
+        state = {
+            "classifier": classifier.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "records": [asdict(record) for record in progress.records],
+            "best": progress.best,
+        }
+        save_checkpoint(run.folder, state, settings)
+
+
+def _resumed(
+    classifier: Classifier, optimizer: torch.optim.Optimizer, settings: dict[str, str], run: Run
+) -> _Progress:
+    """Bring classifier and optimizer to where the checkpoint left off; a new start where there is none."""
+    state = load_checkpoint(run.folder, settings) if run.resume and run.folder is not None else None
+    if state is None:
+        return _Progress()
+    classifier.load_state_dict(state["classifier"])
+    optimizer.load_state_dict(state["optimizer"])
+    return _Progress(records=[EpochRecord(**record) for record in state["records"]], best=state["best"])
