@@ -267,7 +267,7 @@ def _names(value: Any) -> tuple[str, ...]:
 
 
 def _pixel_size(value: Any) -> float:
-    _must(isinstance(value, int | float) and math.isfinite(value) and value > 0, "a number above 0")
+    _must(type(value) in (int, float) and math.isfinite(value) and value > 0, "a number above 0")
     return float(value)
 
 

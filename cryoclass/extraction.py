@@ -35,7 +35,7 @@ class Extracted:
     skipped
         The others, with reasons.
     sample
-        Up to eight boxes ``[z, y, x]`` of each tomogram, by tomogram name.
+        Up to eight (row number, box ``[z, y, x]``) of each tomogram, by tomogram name.
     mean
         Mean of all boxes ``[z, y, x]``.
     angpix
@@ -45,7 +45,7 @@ class Extracted:
     star: Path
     rows: np.ndarray
     skipped: tuple[Skipped, ...]
-    sample: dict[str, list[np.ndarray]]
+    sample: dict[str, list[tuple[int, np.ndarray]]]
     mean: np.ndarray
     angpix: float
 
@@ -76,7 +76,7 @@ def extract(source: TomogramSource, outdir: Path, jobs: int = 1, track: Track = 
     particles, paths = source.particles, image_paths(source, outdir)
     written: dict[int, Path] = {}
     skipped = [_without_volume(particles, row) for row in sorted(set(range(len(particles))) - set(paths))]
-    sample: dict[str, list[np.ndarray]] = {}
+    sample: dict[str, list[tuple[int, np.ndarray]]] = {}
     total = np.zeros((source.box,) * 3)
     for row, box in track(_cut_all(source, paths, jobs), "extracting", len(paths)):
         tomogram = particles.tomograms[row]
@@ -86,7 +86,7 @@ def extract(source: TomogramSource, outdir: Path, jobs: int = 1, track: Track = 
         written[row] = paths[row]
         total += box
         if len(sample.setdefault(tomogram, [])) < SAMPLE_PER_TOMOGRAM:
-            sample[tomogram].append(box)
+            sample[tomogram].append((row, box))
     write_skipped(outdir / "skipped.csv", particles, skipped)
     if not written:
         raise ParticleError(

@@ -263,6 +263,54 @@ class Split(Settings):
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Start(Settings):
+    """The network, and what it starts from."""
+
+    panel: ClassVar[str] = "Network"
+
+    backbone: str = setting(
+        "r3d34-k400", help="Network and its weights; see cryoclass backbones list.", unit="name"
+    )
+    weights: Path | None = setting(
+        None, help="Pretrained weights from a file; then nothing is downloaded.", unit="file"
+    )
+    init: str = setting(
+        "auto",
+        help="Start from video weights, at random, or from a model folder; auto is video where there are such weights.",
+        unit="auto|video|random|folder",
+    )
+    input_size: Size3 | None = setting(
+        None,
+        help="Depth, height and width that the network sees; the recipe's where left out.",
+        unit="D H W",
+        minimum=8,
+        maximum=512,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Settings):
+    """How to train: a recipe, and what is different from it."""
+
+    panel: ClassVar[str] = "Training"
+
+    recipe: str = setting("paper", help="paper (Jain, Li and Xu 2024) or quick (for a laptop).", unit="name")
+    epochs: int | None = setting(
+        None,
+        flags=("--epochs", "-n", "--num-epochs"),
+        help="Instead of the recipe's.",
+        minimum=1,
+        maximum=100_000,
+    )
+    batch_size: int | None = setting(
+        None, flags=("--batch-size", "-b"), help="Instead of the recipe's.", minimum=2, maximum=65536
+    )
+    lr: float | None = setting(None, help="Learning rate, instead of the recipe's.", above=0, maximum=10)
+    freeze: bool = setting(False, flags=("--freeze",), help="Train the head alone.")
+    seed: int = setting(0, help="Seed of everything random.", minimum=0)
+
+
 # -------------------------------------------------------------------------------------------- simulate
 
 

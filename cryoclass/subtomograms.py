@@ -1,7 +1,7 @@
 """Where each particle's voxels come from: one file each, a stack of volumes, or a crop out of a tomogram."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -285,6 +285,64 @@ class RescaledSource:
         middle = self.source.box // 2
         wider = crop(self.source.read(index), (middle, middle, middle), self.plan.cut)
         return np.ascontiguousarray(apply_rescale(wider, self.plan))
+
+
+class InvertedSource:
+    """Boxes of another source with their contrast flipped."""
+
+    def __init__(self, source: Source) -> None:
+        self.source, self.order, self.box, self.angpix = source, source.order, source.box, source.angpix
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, index: int) -> np.ndarray:
+        """Return the box of one row, ``[z, y, x]`` float32; see :class:`Source`."""
+        return -self.source.read(index)
+
+
+class JoinedSource:
+    """Boxes of several sources, one after the other.
+
+    Raises
+    ------
+    ParticleError
+        Boxes or pixel sizes differ.
+    """
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self.sources = sources
+        self.starts = np.cumsum([0, *(len(source) for source in sources)])
+        self.order = np.concatenate([s.order + start for s, start in zip(sources, self.starts, strict=False)])
+        self.box, self.angpix = sources[0].box, sources[0].angpix
+        for other in sources[1:]:
+            if other.box != self.box or abs(other.angpix / self.angpix - 1) > MAX_ANGPIX_DIFFERENCE:
+                raise ParticleError(
+                    f"the files' boxes differ: {self.box} pixels of {self.angpix:.4g} A, and {other.box} pixels of "
+                    f"{other.angpix:.4g} A.",
+                    "Extract them with the same --box and --angpix.",
+                )
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def read(self, index: int) -> np.ndarray:
+        """Return the box of one row, ``[z, y, x]`` float32; see :class:`Source`."""
+        which = int(np.searchsorted(self.starts, index, side="right")) - 1
+        return self.sources[which].read(index - int(self.starts[which]))
+
+
+def mean_of(source: Source, count: int = 100) -> np.ndarray:
+    """Return the mean ``[z, y, x]`` of some boxes, spread over the table; bad ones are passed over."""
+    rows = source.order[np.unique(np.linspace(0, len(source.order) - 1, count).astype(int))]
+    total, read = np.zeros((source.box,) * 3), 0
+    for row in rows.tolist():
+        try:
+            total += source.read(row)
+        except VolumeError:
+            continue
+        read += 1
+    return np.asarray(total / max(read, 1), dtype=np.float32)
 
 
 def finish_box(cut: np.ndarray, plan: RescalePlan, settings: Extraction, *, bright: bool) -> np.ndarray:

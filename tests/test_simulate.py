@@ -255,11 +255,11 @@ def test_the_measured_snr_is_the_one_asked_for(shapes):
 def test_signal_and_noise_leave_the_wedge_empty(shapes):
     seen = simulate_tomogram(shapes, list(shapes), SMALL, np.random.default_rng(5))
     mask = seen_by_tilts(SMALL.size, SMALL.tilt)
-    for volume in (seen.signal, seen.noise, seen.seen):
+    for volume in (seen.signal, seen.noise, seen.volume):
         power = np.abs(fft.rfftn(volume.astype(np.float64))) ** 2
         assert power[~mask].max() < 1e-9 * power[mask].max()
-    assert seen.seen.mean() == pytest.approx(0, abs=1e-5)
-    assert seen.seen.std() == pytest.approx(1, abs=1e-4)
+    assert seen.volume.mean() == pytest.approx(0, abs=1e-5)
+    assert seen.volume.std() == pytest.approx(1, abs=1e-4)
 
 
 def test_a_planted_particle_is_the_density_turned_by_its_angles(shapes):

@@ -5,14 +5,18 @@ Nothing here imports torch; commands import what they need when they run, so tha
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from cryoclass import __version__
 from cryoclass.cli import console
+from cryoclass.cli.export import export
 from cryoclass.cli.extract import extract
+from cryoclass.cli.finetune import finetune
+from cryoclass.cli.predict import predict
+from cryoclass.cli.simulate import simulate
 from cryoclass.errors import CryoclassError
 
 INTERRUPTED = 130
@@ -21,7 +25,7 @@ INTERRUPTED = 130
 class _Guarded(TyperGroup):
     """A group that turns our errors into a message, a hint and an exit status."""
 
-    def invoke(self, ctx: typer.Context) -> object:
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except CryoclassError as problem:
@@ -46,7 +50,7 @@ app = typer.Typer(
 )
 
 
-def _show_version(asked: bool) -> None:  # noqa: FBT001 - Typer calls it
+def _show_version(asked: bool) -> None:
     if asked:
         console.say(f"cryoclass {__version__}")
         raise typer.Exit
@@ -67,6 +71,10 @@ def cryoclass(
 
 PREPARE, LEARN, USE = "Get particles", "Learn", "Use a model"
 app.command(rich_help_panel=PREPARE)(extract)
+app.command(rich_help_panel=PREPARE)(simulate)
+app.command(rich_help_panel=LEARN)(finetune)
+app.command(rich_help_panel=USE)(predict)
+app.command(rich_help_panel=USE)(export)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,6 +1,8 @@
 """``cryoclass extract``: from coordinates and tomograms to subtomograms."""
 
+from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cryoclass.cli import console
 from cryoclass.cli.options import (
@@ -18,6 +20,10 @@ from cryoclass.cli.options import (
 )
 from cryoclass.settings import Extraction
 
+if TYPE_CHECKING:
+    from cryoclass.extraction import Extracted
+    from cryoclass.subtomograms import TomogramSource
+
 
 @with_settings
 def extract(
@@ -33,12 +39,13 @@ def extract(
 ) -> None:
     """Cut subtomograms out of tomograms.
 
-    Reads the coordinates of a RELION or Warp STAR file, and writes one .mrc per particle and a STAR file that RELION
-    reads.
+    Reads the coordinates of a RELION or Warp STAR file. Writes one .mrc per particle, and your STAR file with the
+    images added, which RELION reads.
 
-    Example: cryoclass extract coordinates.star --tomograms Tomograms/ --box 32 --angpix 10 -o Extract/
+    Example: cryoclass extract coordinates.star --tomograms Tomograms/ --box 32 --angpix 10
     """
     claim(outdir, "particles.star", overwrite=overwrite)
+    from cryoclass.cli.sources import contrast_words
     from cryoclass.extraction import extract as extract_all
     from cryoclass.particles import read_particles
     from cryoclass.subtomograms import TomogramSource
@@ -48,20 +55,17 @@ def extract(
     console.note(f"{particles.path}: {particles.dialect.in_words()}, {len(particles)} particles")
     found = find_tomograms(particles.tomograms, tomograms, particles.path, skip_missing=skip_missing)
     source = TomogramSource(particles, found, settings, tomogram_angpix)
-    for line in _contrast_words(source):
+    for line in contrast_words(source):
         console.note(line)
     extracted = extract_all(source, outdir, jobs, console.track)
-    _write_page(outdir, extracted, settings)
+    _write_page(outdir / "extract.html", source, extracted)
+    left_out = len(extracted.skipped)
     console.rows(
         "extracted",
         [
             ("particles", f"{len(extracted.rows)} of {len(particles)}, from {len(found)} tomograms"),
             ("box", f"{settings.box} pixels of {extracted.angpix:.4g} A"),
-            (
-                "left out",
-                f"{len(extracted.skipped)}"
-                + (f", reasons in {outdir / 'skipped.csv'}" if extracted.skipped else ""),
-            ),
+            ("left out", f"{left_out}, reasons in {outdir / 'skipped.csv'}" if left_out else "none"),
             ("table", extracted.star),
             ("look at", outdir / "extract.html"),
         ],
@@ -69,9 +73,30 @@ def extract(
     console.next_command(f"cryoclass finetune {extracted.star}", f"cryoclass embed {extracted.star}")
 
 
-def _contrast_words(source) -> list[str]:  # noqa: ANN001
-    ...
+def _write_page(path: Path, source: "TomogramSource", extracted: "Extracted") -> None:
+    from cryoclass.report.content import Example, TomogramSheet
+    from cryoclass.report.content import Extracted as Content
+    from cryoclass.report.pages import extract_page
 
-
-def _write_page(outdir, extracted, settings) -> None:  # noqa: ANN001
-    ...
+    names = source.particles.tomograms
+    written = Counter(names[row] for row in extracted.rows.tolist())
+    skipped = Counter(item.tomogram for item in extracted.skipped)
+    sheets = [
+        TomogramSheet(
+            name=name,
+            written=written[name],
+            skipped=skipped[name],
+            examples=[
+                Example(box=box, row=row, tomogram=name) for row, box in extracted.sample.get(name, [])
+            ],
+        )
+        for name in dict.fromkeys(names)
+    ]
+    content = Content(
+        tomograms=sheets,
+        mean_box=extracted.mean,
+        angpix=extracted.angpix,
+        reasons=Counter(item.reason for item in extracted.skipped),
+        settings=source.settings.to_dict(),
+    )
+    extract_page(path, content)

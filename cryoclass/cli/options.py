@@ -29,7 +29,26 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the result
 Jobs = Annotated[
     int, typer.Option("--num-workers", "-j", "--j", metavar="N", min=1, help="Threads that read and write.")
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
+BoxToCut = Annotated[
+    int | None,
+    typer.Option(
+        "--box",
+        metavar="PIXELS",
+        min=4,
+        help="With --tomograms: side of the boxes to cut.",
+        show_default=False,
+    ),
+]
+Angpix = Annotated[
+    float | None,
+    typer.Option(
+        "--angpix",
+        metavar="ANGSTROMS",
+        min=0.01,
+        help="Pixel size: with --tomograms, of the boxes to cut; else of the files, where their STAR file is wrong.",
+        show_default=False,
+    ),
+]
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:i]", help="Where to compute.")]
 BatchSize = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Particles per batch.")]
 Precision = Annotated[
@@ -66,6 +85,9 @@ TomogramAngpix = Annotated[
 ]
 SkipMissing = Annotated[
     bool, typer.Option("--skip-missing", help="Go on without the particles of tomograms that have no volume.")
+]
+Rescale = Annotated[
+    bool, typer.Option("--rescale", help="Bring boxes to the model's pixel size and box where they differ.")
 ]
 ModelFolder = Annotated[
     Path | None,

@@ -1,8 +1,9 @@
-"""Do these particles fit this model? Pixel size and box are compared before anything is computed."""
+"""Whether particles fit a model: pixel size, box and contrast are compared before anything is computed."""
 
 from cryoclass.classifier import ModelCard
 from cryoclass.errors import ModelError
-from cryoclass.subtomograms import RescaledSource, Source
+from cryoclass.subtomograms import RescaledSource, Source, mean_of
+from cryoclass.volumes.contrast import measure_contrast
 
 TOLERANCE = 0.01
 
@@ -27,3 +28,19 @@ def fit_to_model(source: Source, card: ModelCard, *, rescale: bool) -> Source:
         f"{wanted:.4g} A.",
         "Add --rescale; or, where the STAR file's pixel size is wrong, give the right one with --angpix.",
     )
+
+
+def check_contrast(source: Source, card: ModelCard) -> None:
+    """Compare the contrast of the mean box with what the model learnt from.
+
+    Raises
+    ------
+    ModelError
+        One is bright and the other dark. Where either is unknown, nothing is said.
+    """
+    found = measure_contrast(mean_of(source))
+    if {found, card.contrast} == {"bright", "dark"}:
+        raise ModelError(
+            f"these particles are {found}, but the model learnt from {card.contrast} ones.",
+            "Add --invert yes to flip them, or --invert no to go on as they are.",
+        )

@@ -104,7 +104,8 @@ class TorchEngine:
         half = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
         try:
             with torch.inference_mode(), half:
-                outputs = self.whole(torch.from_numpy(voxels).to(self.device))
+                raw = torch.from_numpy(np.require(voxels, np.float32, "W"))  # a memory map may be read-only
+                outputs = self.whole(raw.to(self.device))
                 return Predicted(*(value.float().cpu().numpy() for value in outputs))
         except torch.OutOfMemoryError as error:
             raise _out_of_memory(voxels, str(self.device)) from error
@@ -161,7 +162,11 @@ class OnnxEngine:
 def _resolve(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
     if precision != "auto":
         return precision
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    return (
+        "bf16"
+        if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        else "fp32"
+    )
 
 
 def _out_of_memory(voxels: Voxels, place: str) -> ModelError:

@@ -98,7 +98,9 @@ def predict(engine: Engine, source: Source, batch_size: int, jobs: int, track: T
         Not one particle could be read.
     """
     probabilities = np.zeros((len(source), len(engine.card.classes)), dtype=np.float32)
-    unreadable = dict.fromkeys(set(range(len(source))) - set(source.order.tolist()), "its tomogram has no volume")
+    unreadable = dict.fromkeys(
+        set(range(len(source))) - set(source.order.tolist()), "its tomogram has no volume"
+    )
     for batch, predicted in run(engine, source, batch_size, jobs, track):
         unreadable |= batch.unreadable
         if predicted is not None:

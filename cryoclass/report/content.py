@@ -125,7 +125,7 @@ class Trained:
     curves
         Course of the training.
     headline
-        Name and value of the most important scores, in order.
+        Name and value of the most important scores, in order; None where one could not be measured.
     measured_on
         What the scores were measured on, such as ``test particles (tomograms that training never saw)``;
         the page puts their number in front.
@@ -140,7 +140,7 @@ class Trained:
     """
 
     curves: Curves
-    headline: Mapping[str, float]
+    headline: Mapping[str, float | None]
     measured_on: str
     scored: Scored
     mistakes: Sequence[Example] = ()
@@ -181,7 +181,7 @@ class Classified:
     scored: Scored
     assigned: Integers
     galleries: Sequence[Gallery] = ()
-    headline: Mapping[str, float] = field(default_factory=dict)
+    headline: Mapping[str, float | None] = field(default_factory=dict)
     skipped: Mapping[str, int] = field(default_factory=dict)
     settings: Table = field(default_factory=dict)
     versions: Table = field(default_factory=dict)

@@ -29,6 +29,7 @@ _SHADE = "#1d5a9a"  # of the confusion matrix: the same on light and dark pages,
 _NAMED = 10  # as many ROC curves as get a name of their own in the legend
 _LEGEND = 36  # entries of a legend
 _ROC_POINTS = 200
+_METHODS = {"pca": "principal component", "tsne": "t-SNE", "umap": "UMAP"}
 
 
 @in_style
@@ -45,7 +46,7 @@ def training_curves(curves: Curves) -> Figure:
     for axes in (left, right):
         grid(axes)
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
         axes.axvline(
             curves.best_epoch, color=INK, lw=1, ls=(0, (2, 3)), label=f"best epoch ({curves.best_epoch})"
         )
@@ -66,14 +67,15 @@ def confusion_matrix(counts: Integers, classes: Sequence[str]) -> Figure:
     number = len(classes)
     cell = float(np.clip(5.6 / number, 0.255, 0.9))
     labels = [plain(name, 24) for name in classes]
-    room = 0.35 + 0.085 * max(map(len, labels))
-    figure = blank(number * cell + room + 0.4, number * cell + room + 0.3)
+    longest = 0.085 * max(map(len, labels))  # inches
+    upright = longest > cell
+    figure = blank(number * cell + longest + 0.75, number * cell + (longest if upright else 0.15) + 0.65)
     axes = figure.subplots()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     for true, predicted in np.argwhere(counts):
         _cell(axes, (predicted, true), shares[true, predicted], _short(counts[true, predicted]), cell)
     ticks = np.arange(number)
-    axes.set_xticks(ticks, labels, rotation=90 if max(map(len, labels)) * 0.085 > cell else 0)
+    axes.set_xticks(ticks, labels, rotation=90 if upright else 0)
     axes.set_yticks(ticks, labels)
     axes.set(xlim=(-0.5, number - 0.5), ylim=(number - 0.5, -0.5), aspect="equal")
     axes.set(xlabel="predicted class", ylabel="true class")
@@ -129,7 +131,7 @@ def roc(curves: Sequence[Roc], classes: Sequence[str]) -> Figure:
             label=f"mean of the classes (AUC {mean.auc:.3f})",
         )
     axes.set(xlabel="false-positive rate (0 to 1)", ylabel="true-positive rate (0 to 1)", aspect="equal")
-    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), anchor="W")
     grid(axes)
     figure.legend(loc="outside right center")
     return figure
@@ -228,20 +230,15 @@ def embedding_scatter(points: Array, grouping: Grouping, method: str) -> Figure:
             alpha=0.6,
             label=_entry(f"no {grouping.title}", none),
         )
-    for index, name in enumerate(grouping.names):
-        _group(axes, points, grouping.index == index, index, plain(name, 28), size)
-    axes.set(
-        xlabel=f"{_METHODS.get(method, method)} 1 (no unit)",
-        ylabel=f"{_METHODS.get(method, method)} 2 (no unit)",
-    )
+    for index, group in enumerate(grouping.names):
+        _group(axes, points, grouping.index == index, index, plain(group, 28), size)
+    name = _METHODS.get(method, method)
+    axes.set(xlabel=f"{name} 1 (no unit)", ylabel=f"{name} 2 (no unit)")
     axes.set(xticks=[], yticks=[], aspect="equal", adjustable="datalim")
     axes.spines[["top", "right"]].set_visible(True)
     axes.spines[:].set_color(LINE)
     _scatter_legend(figure, axes, grouping)
     return figure
-
-
-_METHODS = {"pca": "principal component", "tsne": "t-SNE", "umap": "UMAP"}
 
 
 def _group(axes: Axes, points: Array, members: np.ndarray, index: int, name: str, size: float) -> None:

@@ -7,11 +7,13 @@ thinned, long tables are cut with a note, and a large map is sampled.
 import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
 
 from cryoclass.files import write_text
 from cryoclass.report import figures, images, scores
@@ -27,7 +29,7 @@ from cryoclass.report.content import (
     Table,
     Trained,
 )
-from cryoclass.report.style import COLOURS, TURN, plain, to_png, to_svg, write_png
+from cryoclass.report.style import COLOURS, TURN, lighter, plain, to_png, to_svg, write_png
 
 _TOMOGRAMS = 24  # shown with examples
 _EXAMPLES = 6  # per tomogram, and per end of a class
@@ -202,7 +204,7 @@ def _tiles(examples: Iterable[Example], side: int) -> list[dict[str, Any]]:
     return [{"example": example, "address": images.strip(example.box, side)} for example in examples]
 
 
-def _map_figure(content: Embedded) -> Any:
+def _map_figure(content: Embedded) -> Figure:
     nothing = Grouping(title="group", names=(), index=np.full(len(content.points), -1))
     first = content.groupings[0] if content.groupings else nothing
     return figures.embedding_scatter(content.points, first, content.method)
@@ -230,7 +232,7 @@ def _map_data(content: Embedded, chosen: Integers) -> dict[str, Any]:
         "tomos": [plain(str(name), 60) for name in names],
         "prob": None if content.probability is None else _probabilities(content.probability[chosen]),
         "groups": groups or [{"title": "group", "names": [], "index": [-1] * len(chosen)}],
-        "colours": COLOURS,
+        "palettes": {"light": COLOURS, "dark": [lighter(colour) for colour in COLOURS]},
         "turn": TURN,
     }
 
@@ -312,11 +314,11 @@ def _environment() -> Environment:
     return environment
 
 
-def _score(value: float) -> str:
+def _score(value: float | Integral | None) -> str:
     """Write a score with three digits, a whole number as such, and what could not be measured as a dash."""
-    if isinstance(value, int):
-        return _count(value)
-    return f"{value:.3f}" if math.isfinite(value) else "–"
+    if isinstance(value, Integral):
+        return _count(int(value))
+    return f"{value:.3f}" if value is not None and math.isfinite(value) else "–"
 
 
 def _count(value: int) -> str:

@@ -86,7 +86,7 @@ def _read_map(path: Path) -> _Found:
     if volume.angpix is None:
         raise VolumeError(
             f"{path} has no pixel size in its header (0 or 1 means unknown).",
-            "Write it with relion_image_handler --angpix ... --rescale_angpix ..., or set it with alterheader.",
+            "Set it: relion_image_handler --i map.mrc --o out.mrc --force_header_angpix 1.5 (with your pixel size).",
         )
     if volume.data.ndim != 3:
         raise VolumeError(f"{path} holds a stack of volumes; a density map is one.", "Take one out of it.")

@@ -46,7 +46,7 @@ class Particle:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Simulated3D:
+class Seen:
     """What was seen, signal and noise apart.
 
     Attributes
@@ -65,7 +65,7 @@ class Simulated3D:
     noise: Density
 
     @property
-    def seen(self) -> Density:
+    def volume(self) -> Density:
         """Signal and noise together, brought to mean 0 and deviation 1 (a tomogram, or each box on its own)."""
         total = self.signal + self.noise
         axes = (-3, -2, -1)
@@ -139,7 +139,7 @@ def zyx_from_xyz(matrix: NDArray[Any]) -> NDArray[Any]:
 
 def simulate_tomogram(
     shapes: Mapping[str, Shape], species: Sequence[str], settings: Simulation, rng: np.random.Generator
-) -> Simulated3D:
+) -> Seen:
     """Simulate one tomogram.
 
     Parameters
@@ -169,7 +169,7 @@ def simulate_tomogram(
     signal = transferred(clean, contrast_transfer(settings.size, settings, defocus) * seen)
     variance = signal_variance(signal, positions, settings.box)
     noise = noise_for(variance / settings.snr, settings.size, settings.tilt, rng)
-    return Simulated3D(
+    return Seen(
         particles=_particles(species, positions, positions, rotations),
         defocus=defocus,
         signal=signal,
@@ -179,7 +179,7 @@ def simulate_tomogram(
 
 def simulate_boxes(
     shapes: Mapping[str, Shape], species: Sequence[str], settings: Simulation, rng: np.random.Generator
-) -> Simulated3D:
+) -> Seen:
     """Simulate the particles of one tomogram each in a box of its own, without the tomogram.
 
     A particle lies up to :data:`PICKING_ERROR` pixels off the centre of its box, as after picking. Parameters as in
@@ -199,7 +199,7 @@ def simulate_boxes(
     )
     variance = float(signal.var(axis=(1, 2, 3), dtype=np.float64).mean())
     noise = np.stack([noise_for(variance / settings.snr, cube, settings.tilt, rng) for _ in species])
-    return Simulated3D(
+    return Seen(
         particles=_particles(species, picked, picked + offsets, rotations),
         defocus=defocus,
         signal=signal,

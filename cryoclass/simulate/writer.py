@@ -1,6 +1,6 @@
 """Simulated tomograms and particles as files that RELION, Warp and cryoclass read."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,8 +13,8 @@ from cryoclass.progress import Track, silent
 from cryoclass.settings import Simulation
 from cryoclass.simulate.phantoms import first_names
 from cryoclass.simulate.tomogram import (
+    Seen,
     Shape,
-    Simulated3D,
     prepare_shapes,
     simulate_boxes,
     simulate_tomogram,
@@ -23,7 +23,7 @@ from cryoclass.star.tables import Table, write_tables
 from cryoclass.volumes.mrc import write_volume
 
 Density = NDArray[np.float32]
-Simulate = Callable[[Mapping[str, Shape], Sequence[str], Simulation, np.random.Generator], Simulated3D]
+Simulate = Callable[[Mapping[str, Shape], Sequence[str], Simulation, np.random.Generator], Seen]
 
 LABEL_COLUMN = "cryoclassLabel"
 UNLABELLED = "unlabelled"
@@ -102,7 +102,7 @@ def write_tomograms(
     for name, seen in _each_tomogram(densities, settings, simulate_tomogram, track):
         file = f"{name}_{settings.angpix:.2f}Apx.mrc" if warp else f"{name}.mrc"
         volumes.append(outdir / "tomograms" / file)
-        write_volume(volumes[-1], seen.seen if warp else -seen.seen, settings.angpix, dtype)
+        write_volume(volumes[-1], seen.volume if warp else -seen.volume, settings.angpix, dtype)
         parts.append(_rows(_tomogram_key(name, settings), seen, []))
     return _write_stars(outdir / "coordinates.star", _joined(parts), settings, volumes)
 
@@ -118,7 +118,7 @@ def write_particles(
     volumes, parts = [], []
     for name, seen in _each_tomogram(densities, settings, simulate_boxes, track):
         images = [f"Subtomograms/{name}/{name}_{i:06d}.mrc" for i in range(1, len(seen.particles) + 1)]
-        for image, box in zip(images, seen.seen, strict=True):
+        for image, box in zip(images, seen.volume, strict=True):
             volumes.append(outdir / image)
             write_volume(volumes[-1], box, settings.angpix)
         parts.append(_rows(_tomogram_key(name, settings), seen, images))
@@ -127,7 +127,7 @@ def write_particles(
 
 def _each_tomogram(
     densities: Mapping[str, Density], settings: Simulation, simulate: Simulate, track: Track
-) -> Any:
+) -> Iterator[tuple[str, Seen]]:
     """Yield the name and content of every tomogram; each has a random generator of its own."""
     names = first_names(densities, settings.species)
     if not names:
@@ -185,7 +185,7 @@ def shown_labels(species: Sequence[str], settings: Simulation) -> list[str]:
     return [str(label) for label in labels]
 
 
-def _rows(tomogram: str, seen: Simulated3D, images: list[str]) -> _Rows:
+def _rows(tomogram: str, seen: Seen, images: list[str]) -> _Rows:
     particles = seen.particles
     return _Rows(
         tomograms=[tomogram] * len(particles),

@@ -1,9 +1,9 @@
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const { x, y, row, prob, tomo, tomos, groups, colours, turn, range } = data;
+  const { x, y, row, prob, tomo, tomos, groups, palettes, turn, range } = data;
   const $ = id => document.getElementById(id);
-  const canvas = $("map"), pen = canvas.getContext("2d"), tip = $("tip"), legend = $("legend");
+  const canvas = $("map"), pen = canvas.getContext("2d"), tip = $("tip"), ring = $("ring"), legend = $("legend");
   const grey = "#8d97a4", dark = matchMedia("(prefers-color-scheme: dark)");
   const radius = Math.min(4.5, Math.max(1.8, 260 / Math.sqrt(x.length || 1)));
   let mode = 0, hidden = new Set(), width = 0, height = 0, hovered = -1;
@@ -20,7 +20,10 @@
     corners.forEach(([a, b], i) => i ? c.lineTo(a, b) : c.moveTo(a, b));
     c.closePath();
   }
-  const colour = g => g < 0 ? grey : colours[g % colours.length];
+  function colour(g) {
+    const palette = palettes[dark.matches ? "dark" : "light"];
+    return g < 0 ? grey : palette[g % palette.length];
+  }
   const shape = g => shapes[g < 0 ? 0 : Math.floor(g / turn) % shapes.length];
   const margin = 14;
   const unit = () => Math.min((width - 2 * margin) / data.aspect, height - 2 * margin);
@@ -46,14 +49,6 @@
       pen.globalAlpha = unlabelled ? .45 : .85;
       for (let i = 0; i < x.length; i++)
         if (index[i] < 0 === unlabelled && !hidden.has(index[i])) dot(pen, i, radius);
-    }
-    pen.globalAlpha = 1;
-    if (hovered >= 0) {
-      pen.strokeStyle = getComputedStyle(document.body).color;
-      pen.lineWidth = 2;
-      pen.beginPath();
-      pen.arc(px(hovered), py(hovered), radius + 4, 0, 2 * Math.PI);
-      pen.stroke();
     }
   }
 
@@ -87,19 +82,22 @@
     return lines.join("\n");
   }
 
+  function point(i) {
+    hovered = i;
+    tip.hidden = ring.hidden = i < 0;
+    if (i < 0) return;
+    tip.textContent = describe(i);
+    const right = px(i) > width / 2;
+    tip.style.left = right ? "auto" : px(i) + 14 + "px";
+    tip.style.right = right ? width - px(i) + 14 + "px" : "auto";
+    tip.style.top = Math.max(0, Math.min(py(i) - 20, height - tip.offsetHeight)) + "px";
+    ring.style.left = px(i) + "px";
+    ring.style.top = py(i) + "px";
+  }
+
   function hover(event) {
     const i = nearest(event);
-    if (i === hovered) return;
-    hovered = i;
-    tip.hidden = i < 0;
-    if (i >= 0) {
-      tip.textContent = describe(i);
-      const right = px(i) > width / 2;
-      tip.style.left = right ? "auto" : px(i) + 14 + "px";
-      tip.style.right = right ? width - px(i) + 14 + "px" : "auto";
-      tip.style.top = Math.max(0, Math.min(py(i) - 20, height - tip.offsetHeight)) + "px";
-    }
-    draw();
+    if (i !== hovered) point(i);
   }
 
   function swatch(g) {
@@ -135,6 +133,7 @@
     const title = document.createElement("legend");
     title.textContent = group.title;
     legend.replaceChildren(title);
+    point(-1);
     group.names.forEach((name, g) => entry(g, name, counts[g + 1]));
     if (counts[0]) entry(-1, "none", counts[0]);
     draw();
@@ -150,12 +149,11 @@
     $("modes").append(label);
   });
   $("controls").hidden = groups.length < 2;
-  canvas.hidden = legend.hidden = false;
+  $("field").hidden = false;
   canvas.onpointermove = canvas.onpointerdown = hover;
-  canvas.onpointerleave = () => { hovered = -1; tip.hidden = true; draw(); };
+  canvas.onpointerleave = () => point(-1);
   addEventListener("resize", resize);
-  dark.onchange = draw;
-  resize();
+  dark.onchange = () => show(mode);
   show(0);
   resize();
 })();

@@ -1,11 +1,10 @@
 """Predictions as columns of the user's own STAR file."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from cryoclass.inference.pipeline import Predictions
 from cryoclass.particles import Particles
 from cryoclass.star.tables import write_tables
 
@@ -13,30 +12,40 @@ UNSURE = "unsure"
 UNREADABLE = "unreadable"
 
 
-def assign(predictions: Predictions, min_probability: float = 0.0) -> np.ndarray:
-    """Return the class of each particle (n,), from 0; -1 where unreadable or less probable than asked."""
-    best = predictions.probabilities.argmax(axis=1)
-    sure = predictions.probabilities.max(axis=1) >= max(min_probability, np.finfo(np.float32).tiny)
-    return np.where(sure, best, -1)
+def assign(probabilities: np.ndarray, min_probability: float = 0.0) -> np.ndarray:
+    """Return the class of each particle (n,), from 0; -1 where less probable than asked, or unreadable (all zeros)."""
+    sure = probabilities.max(axis=1) >= max(min_probability, float(np.finfo(np.float32).tiny))
+    return np.where(sure, probabilities.argmax(axis=1), -1)
 
 
 def prediction_columns(
-    predictions: Predictions, assigned: np.ndarray, classes: Sequence[str]
+    probabilities: np.ndarray, assigned: np.ndarray, classes: Sequence[str], unreadable: Collection[int] = ()
 ) -> dict[str, list[str]]:
-    """Return the columns that ``predict`` adds.
+    """Return the columns that predictions add to a table.
 
     ``rlnClassNumber`` counts from 1 as RELION does; 0 means unsure or unreadable. ``rlnMaxValueProbDistribution`` is
     the highest probability, ``cryoclassClassName`` the class in words, ``cryoclassProbability1`` ... one column per
     class, numbered as in ``classes.star``.
+
+    Parameters
+    ----------
+    probabilities
+        (n, K), in the order of the table.
+    assigned
+        Class of each particle (n,) from 0, -1 for none.
+    classes
+        Names.
+    unreadable
+        Rows that had no usable box.
     """
     names = np.array([*classes, UNSURE], dtype=object)[assigned]
-    names[list(predictions.unreadable)] = UNREADABLE
+    names[list(unreadable)] = UNREADABLE
     columns = {
         "rlnClassNumber": [str(number) for number in (assigned + 1).tolist()],
-        "rlnMaxValueProbDistribution": _decimals(predictions.probabilities.max(axis=1)),
+        "rlnMaxValueProbDistribution": _decimals(probabilities.max(axis=1)),
         "cryoclassClassName": names.tolist(),
     }
-    for number, values in enumerate(predictions.probabilities.T, 1):
+    for number, values in enumerate(probabilities.T, 1):
         columns[f"cryoclassProbability{number}"] = _decimals(values)
     return columns
 

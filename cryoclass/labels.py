@@ -1,0 +1,100 @@
+"""Labelled particles, from a column or from one STAR file per class."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cryoclass.errors import ParticleError, UsageError
+from cryoclass.particles import Particles, read_particles
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """Particles of one or several STAR files, one after the other, with the classes that are known.
+
+    Attributes
+    ----------
+    tables
+        One per STAR file.
+    labels
+        Class number (n,) from 0; -1 where there is no label.
+    classes
+        Names, in the order of the numbers: numbers by value, words by alphabet.
+    """
+
+    tables: tuple[Particles, ...]
+    labels: np.ndarray
+    classes: tuple[str, ...]
+
+    @property
+    def tomograms(self) -> list[str]:
+        """Tomogram of each particle."""
+        return [name for table in self.tables for name in table.tomograms]
+
+    @property
+    def counts(self) -> list[int]:
+        """Labelled particles of each class."""
+        return [int((self.labels == number).sum()) for number in range(len(self.classes))]
+
+
+def read_labelled(arguments: Sequence[str], label_column: str | None) -> Labelled:
+    """Read ``particles.star``, or pairs such as ``ribosome=a.star junk=b.star``.
+
+    Raises
+    ------
+    UsageError
+        Pairs and plain files are mixed, or there are several plain files.
+    StarError, ParticleError
+        A file cannot be read, or no particle has a label.
+    """
+    pairs = [re.fullmatch(r"([^=/\\]+)=(.+)", argument) for argument in arguments]
+    if not any(pairs):
+        if len(arguments) > 1:
+            raise UsageError(
+                f"{len(arguments)} STAR files given; it must be one, or one per class.",
+                "Name the classes: ribosome=a.star junk=b.star",
+            )
+        return from_column(read_particles(Path(arguments[0])), label_column)
+    unnamed = next((a for a, pair in zip(arguments, pairs, strict=True) if pair is None), None)
+    if unnamed is not None:
+        raise UsageError(f"{unnamed} has no class name, but others have.", f"Write it as name={unnamed}.")
+    return _from_files([(pair[1], Path(pair[2])) for pair in pairs if pair])
+
+
+def from_column(particles: Particles, label_column: str | None) -> Labelled:
+    """Take labels from a column of the particles' own file."""
+    column = particles.label_column(label_column)
+    texts = particles.labels(column)
+    labelled = _number([particles], texts)
+    if not labelled.classes:
+        raise ParticleError(
+            f"{particles.path}: no particle has a label in column {column}.",
+            "Fill the column in, name another with --label-column, or give one STAR file per class.",
+        )
+    return labelled
+
+
+def _from_files(pairs: Sequence[tuple[str, Path]]) -> Labelled:
+    tables = [read_particles(path) for _, path in pairs]
+    return _number(
+        tables, [name for (name, _), table in zip(pairs, tables, strict=True) for _ in range(len(table))]
+    )
+
+
+def _number(tables: Sequence[Particles], texts: Sequence[str | None]) -> Labelled:
+    counts = Counter(text for text in texts if text is not None)
+    classes = tuple(sorted(counts, key=_natural))
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = np.array([-1 if text is None else numbers[text] for text in texts])
+    return Labelled(tables=tuple(tables), labels=labels, classes=classes)
+
+
+def _natural(name: str) -> tuple[bool, float, str]:
+    try:
+        return (False, float(name), name)
+    except ValueError:
+        return (True, 0.0, name)

@@ -1,0 +1,171 @@
+"""Fine-tuning from labelled particles to a scored classifier."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from cryoclass.backbones.registry import spec
+from cryoclass.classifier import Classifier, ModelCard, current_versions, start_classifier
+from cryoclass.errors import UsageError
+from cryoclass.labels import Labelled
+from cryoclass.settings import Recipe, Start, Training
+from cryoclass.subtomograms import Source, mean_of
+from cryoclass.training.evaluation import Metrics, evaluate
+from cryoclass.training.loop import Examples, History, Run, fit
+from cryoclass.training.recipes import recipe as named_recipe
+from cryoclass.training.splits import Assignment
+from cryoclass.volumes.contrast import measure_contrast
+
+Init = Literal["auto", "video", "random"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuned:
+    """What came out.
+
+    Attributes
+    ----------
+    classifier
+        With the weights of the best epoch.
+    card
+        Everything that is needed to use it.
+    assignment
+        Which particle took which part.
+    history
+        Epoch by epoch.
+    metrics
+        Scores by part: ``val``, and ``test`` where something was held out.
+    recipe
+        As it was used.
+    """
+
+    classifier: Classifier
+    card: ModelCard
+    assignment: Assignment
+    history: History
+    metrics: dict[str, Metrics]
+    recipe: Recipe
+
+    @property
+    def scored_part(self) -> str:
+        """The part whose scores count: ``test`` where there is one."""
+        return "test" if "test" in self.metrics else "val"
+
+
+def choose_recipe(start: Start, training: Training) -> Recipe:
+    """Return the named recipe for this kind of start, with the user's own numbers in it."""
+    recipe = named_recipe(training.recipe, "video" if _is_pretrained(start) else "random")
+    own = {name: getattr(training, name) for name in ("epochs", "batch_size", "lr")}
+    recipe = recipe.replace(**{name: value for name, value in own.items() if value is not None})
+    if start.input_size is None:
+        return recipe
+    return recipe.replace(preparation=recipe.preparation.replace(input_size=start.input_size))
+
+
+def finetune(
+    labelled: Labelled, source: Source, assignment: Assignment, recipe: Recipe, start: Start, run: Run
+) -> FineTuned:
+    """Train a classifier on the particles of the ``train`` part and score it on the others.
+
+    Parameters
+    ----------
+    labelled
+        Particles and their classes.
+    source
+        Their boxes, in the same order.
+    assignment
+        Their parts, from :func:`cryoclass.training.splits.assign`.
+    recipe
+        From :func:`choose_recipe`.
+    start
+        The network and what it starts from.
+    run
+        Device, seed, folder for the checkpoint, progress.
+
+    Raises
+    ------
+    CryoclassError
+        As :func:`cryoclass.classifier.start_classifier` and :func:`cryoclass.training.loop.fit`.
+    """
+    import torch
+
+    torch.manual_seed(run.seed)  # the head, and a random backbone, are drawn from torch's own generator
+    classifier = start_classifier(
+        start.backbone, len(labelled.classes), init=_init(start), weights=start.weights
+    )
+    examples = Examples(
+        source=source, labels=labelled.labels, parts=assignment.parts, classes=labelled.classes
+    )
+    history = fit(classifier, examples, recipe, run)
+    metrics = _score(history, labelled, assignment)
+    card = ModelCard(
+        backbone=start.backbone,
+        classes=labelled.classes,
+        angpix=source.angpix,
+        box=(source.box,) * 3,
+        contrast=measure_contrast(mean_of(source)),
+        preparation=recipe.preparation,
+        training=_training_facts(labelled, assignment, recipe, start, run, history),
+        metrics={part: _headline(scores) for part, scores in metrics.items()},
+        versions=current_versions(),
+    )
+    return FineTuned(
+        classifier=classifier,
+        card=card,
+        assignment=assignment,
+        history=history,
+        metrics=metrics,
+        recipe=recipe,
+    )
+
+
+def _is_pretrained(start: Start) -> bool:
+    if start.init in ("random", "video"):
+        return start.init == "video"
+    return start.init != "auto" or start.weights is not None or bool(spec(start.backbone).trained_on)
+
+
+def _init(start: Start) -> Init | Path:
+    if start.init in get_args(Init):
+        return cast(Init, start.init)
+    folder = Path(start.init)
+    if not folder.is_dir():
+        raise UsageError(f"--init {start.init} is neither auto, video, random nor a model folder.")
+    return folder
+
+
+def _score(history: History, labelled: Labelled, assignment: Assignment) -> dict[str, Metrics]:
+    parts = assignment.parts[history.rows]
+    return {
+        part: evaluate(
+            history.probabilities[parts == part],
+            labelled.labels[history.rows[parts == part]],
+            labelled.classes,
+        )
+        for part in ("val", "test")
+        if (parts == part).any()
+    }
+
+
+def _headline(metrics: Metrics) -> dict[str, Any]:
+    names = ("count", "accuracy", "balanced_accuracy", "macro_f1", "auc", "calibration_error")
+    return {name: getattr(metrics, name) for name in names}
+
+
+def _training_facts(
+    labelled: Labelled, assignment: Assignment, recipe: Recipe, start: Start, run: Run, history: History
+) -> dict[str, Any]:
+    counts = {part: int((assignment.parts == part).sum()) for part in ("train", "val", "test")}
+    return {
+        "particles": [str(table.path) for table in labelled.tables],
+        "counts": counts,
+        "split": assignment.mode,
+        "start": start.to_dict(),
+        "recipe": recipe.to_dict(),
+        "seed": run.seed,
+        "freeze": run.freeze,
+        "device": str(run.device),
+        "best_epoch": history.best_epoch,
+        "epochs": len(history.epochs),
+        "unreadable": len(history.skipped),
+    }

@@ -1,0 +1,54 @@
+"""What a fine-tuning leaves on the disk beside the model itself."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from cryoclass.files import write_text
+from cryoclass.labels import Labelled
+from cryoclass.results import assign, prediction_columns
+from cryoclass.star.tables import write_tables
+from cryoclass.training.evaluation import Metrics
+from cryoclass.training.finetune import FineTuned
+from cryoclass.training.loop import EpochRecord
+
+
+def write_history(path: Path, epochs: Sequence[EpochRecord]) -> None:
+    """Write one line per epoch as CSV."""
+    out = io.StringIO()
+    table = csv.DictWriter(out, fieldnames=list(asdict(epochs[0])), lineterminator="\n")
+    table.writeheader()
+    table.writerows(asdict(record) for record in epochs)
+    write_text(path, out.getvalue())
+
+
+def write_metrics(path: Path, metrics: dict[str, Metrics]) -> None:
+    """Write all scores of each part as JSON."""
+    write_text(
+        path, json.dumps({part: scores.to_dict() for part, scores in metrics.items()}, indent=2) + "\n"
+    )
+
+
+def write_predictions(path: Path, tuned: FineTuned, labelled: Labelled) -> None:
+    """Write the validation and test particles with their part, their label and what the model says.
+
+    From one STAR file, they are its own rows with all that stood in them; from one file per class, whose columns may
+    differ, a table that names file and line of each.
+    """
+    rows, probabilities = tuned.history.rows, tuned.history.probabilities
+    columns = prediction_columns(probabilities, assign(probabilities), labelled.classes)
+    columns["cryoclassLabel"] = [labelled.classes[number] for number in labelled.labels[rows]]
+    columns["cryoclassSplit"] = tuned.assignment.parts[rows].tolist()
+    if len(labelled.tables) == 1:
+        labelled.tables[0].select(rows.tolist()).with_columns(columns).star.write(path)
+        return
+    starts = np.cumsum([0, *(len(table) for table in labelled.tables)])
+    which = np.searchsorted(starts, rows, side="right") - 1
+    lines = [labelled.tables[w].block.rows[row - starts[w]] + 1 for w, row in zip(which, rows, strict=True)]
+    origin = {"cryoclassFile": [str(labelled.tables[w].path) for w in which], "cryoclassLine": lines}
+    write_tables(path, {"particles": {**origin, **columns}})

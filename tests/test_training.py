@@ -1,0 +1,292 @@
+"""The training loop on toy volumes that a small network learns in seconds."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cryoclass.classifier import Classifier
+from cryoclass.errors import CryoclassError, ModelError, ParticleError, UsageError, VolumeError
+from cryoclass.settings import Preparation, Recipe
+from cryoclass.training.boxes import available_memory, read_boxes
+from cryoclass.training.evaluation import evaluate
+from cryoclass.training.loop import Examples, Run, fit
+from cryoclass.training.recipes import RECIPES, learning_rate, recipe
+
+CLASSES = ("bar", "sheet")
+CPU = torch.device("cpu")
+SHORT = Recipe(
+    name="short",
+    epochs=3,
+    lr=1e-3,
+    batch_size=8,
+    schedule="one-cycle",
+    preparation=Preparation(input_size=(8, 16, 16), intensity="standard"),
+)
+
+
+class Toys:
+    """Boxes of 8 voxels in noise: bars along z, and sheets across it; some rows cannot be read."""
+
+    angpix, box = 10.0, 8
+
+    def __init__(self, count, bad=()):
+        generator = np.random.default_rng(7)
+        self.labels = np.arange(count) % 2
+        self.voxels = generator.normal(0, 0.5, (count, 8, 8, 8)).astype(np.float32)
+        self.voxels[self.labels == 0, :, 3:5, 3:5] += 2
+        self.voxels[self.labels == 1, 3:5] += 2
+        self.bad = bad
+        self.order = np.arange(count)[::-1]
+
+    def __len__(self):
+        return len(self.voxels)
+
+    def read(self, index):
+        if index in self.bad:
+            raise VolumeError(f"box {index} is empty.")
+        return self.voxels[index]
+
+
+class Stop(Exception):
+    """Stands for a kill or Ctrl-C."""
+
+
+def examples(count=40, bad=()):
+    toys = Toys(count, bad)
+    parts = np.array(["train", "train", "train", "val", "test"] * (count // 5))
+    return Examples(source=toys, labels=toys.labels, parts=parts, classes=CLASSES)
+
+
+def classifier(seed=0):
+    torch.manual_seed(seed)
+    return Classifier("r3d10", len(CLASSES))
+
+
+def same(one, two):
+    return all(torch.equal(a, b) for a, b in zip(one.values(), two.values(), strict=True))
+
+
+def stop_after(epoch):
+    def on_epoch(record):
+        if record.epoch == epoch:
+            raise Stop
+
+    return on_epoch
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Return a classifier after an unbroken run of three epochs, and its history."""
+    network = classifier()
+    return network, fit(network, examples(), SHORT, Run(device=CPU, seed=4))
+
+
+def test_it_learns_what_can_be_learnt():
+    network, data = classifier(), examples(80)
+    history = fit(network, data, SHORT.replace(epochs=6), Run(device=CPU))
+    test = data.parts[history.rows] == "test"
+    assert evaluate(history.probabilities[test], data.labels[history.rows[test]], CLASSES).accuracy == 1
+    assert history.epochs[-1].train_loss < history.epochs[0].train_loss
+
+
+def test_history_speaks_of_every_epoch_and_of_all_held_out_rows(trained):
+    _, history = trained
+    data = examples()
+    assert [record.epoch for record in history.epochs] == [1, 2, 3]
+    assert np.array_equal(history.rows, np.flatnonzero(data.parts != "train"))
+    assert history.probabilities.shape == (len(history.rows), 2)
+    assert history.probabilities.sum(1) == pytest.approx(1, abs=1e-5)
+    assert history.skipped == {}
+
+
+def test_the_best_epoch_is_the_last_of_the_best_areas(trained):
+    _, history = trained
+    areas = [record.val_auc for record in history.epochs]
+    assert history.best_epoch == max(
+        record.epoch for record in history.epochs if record.val_auc == max(areas)
+    )
+
+
+def test_the_classifier_ends_with_the_weights_of_the_best_epoch(tmp_path):
+    network, data = classifier(), examples()
+    history = fit(network, data, SHORT.replace(lr=0.05), Run(device=CPU, folder=tmp_path))
+    val = data.parts[history.rows] == "val"
+    metrics = evaluate(history.probabilities[val], data.labels[history.rows[val]], CLASSES)
+    best = history.epochs[history.best_epoch - 1]
+    assert best.best
+    assert (metrics.auc, metrics.log_loss) == (best.val_auc, pytest.approx(best.val_loss, rel=1e-5))
+
+
+def test_same_seed_same_weights_and_another_seed_other_weights(trained):
+    network, _ = trained
+    again, other = classifier(), classifier()
+    fit(again, examples(), SHORT, Run(device=CPU, seed=4))
+    fit(other, examples(), SHORT.replace(epochs=1), Run(device=CPU, seed=5))
+    assert same(network.state_dict(), again.state_dict())
+    assert not same(network.state_dict(), other.state_dict())
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_resuming_after_a_kill_gives_the_result_of_an_unbroken_run(trained, tmp_path, epoch):
+    unbroken, history = trained
+    with pytest.raises(Stop):
+        fit(
+            classifier(),
+            examples(),
+            SHORT,
+            Run(device=CPU, seed=4, folder=tmp_path, on_epoch=stop_after(epoch)),
+        )
+    resumed, seen = classifier(seed=99), []
+    run = Run(device=CPU, seed=4, folder=tmp_path, resume=True, on_epoch=seen.append)
+    again = fit(resumed, examples(), SHORT, run)
+    assert [record.epoch for record in seen] == list(range(epoch + 1, 4))
+    assert same(unbroken.state_dict(), resumed.state_dict())
+    assert np.array_equal(history.probabilities, again.probabilities)
+    assert [dataclasses.replace(r, seconds=0) for r in history.epochs] == [
+        dataclasses.replace(r, seconds=0) for r in again.epochs
+    ]
+
+
+def test_resuming_a_finished_run_only_brings_its_weights_back(trained, tmp_path):
+    run = Run(device=CPU, seed=4, folder=tmp_path)
+    fit(classifier(), examples(), SHORT, run)
+    again = classifier(seed=99)
+    history = fit(again, examples(), SHORT, dataclasses.replace(run, resume=True, on_epoch=stop_after(3)))
+    assert same(trained[0].state_dict(), again.state_dict())
+    assert history.best_epoch == trained[1].best_epoch
+
+
+def test_resuming_before_the_first_checkpoint_starts_from_the_beginning(tmp_path):
+    run = Run(device=CPU, folder=tmp_path, resume=True)
+    assert len(fit(classifier(), examples(), SHORT.replace(epochs=1), run).epochs) == 1
+
+
+def test_a_checkpoint_of_other_settings_is_refused_with_their_names(tmp_path):
+    run = Run(device=CPU, folder=tmp_path)
+    fit(classifier(), examples(), SHORT.replace(epochs=1), run)
+    other = SHORT.replace(epochs=1, lr=0.5)
+    with pytest.raises(UsageError, match=r"lr was 0.001, now 0.5.*seed was 0, now 3") as raised:
+        fit(classifier(), examples(), other, dataclasses.replace(run, resume=True, seed=3))
+    assert "--resume" in raised.value.hint
+    with pytest.raises(UsageError, match="particles was"):
+        fit(classifier(), examples(50), SHORT.replace(epochs=1), dataclasses.replace(run, resume=True))
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", "other"])
+def test_a_damaged_checkpoint_is_refused(tmp_path, content):
+    path: Path = tmp_path / "checkpoint.pt"
+    if content == "other":
+        torch.save({"weights": torch.zeros(2)}, path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ModelError, match="damaged"):
+        fit(classifier(), examples(), SHORT, Run(device=CPU, folder=tmp_path, resume=True))
+
+
+def test_freezing_trains_the_head_alone():
+    network = classifier()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    fit(network, examples(), SHORT.replace(epochs=1), Run(device=CPU, freeze=True))
+    changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"head.weight", "head.bias"}
+
+
+def test_a_lone_particle_in_the_last_batch_does_not_stop_batch_norm():
+    data = examples()  # 24 to train: batches of 23 and 1
+    history = fit(classifier(), data, SHORT.replace(epochs=1, batch_size=23), Run(device=CPU))
+    assert np.isfinite(history.epochs[0].train_loss)
+
+
+def test_bad_particles_are_left_out_with_their_reason():
+    history = fit(classifier(), examples(bad={0, 3}), SHORT.replace(epochs=1), Run(device=CPU))
+    assert history.skipped == {0: "box 0 is empty.", 3: "box 3 is empty."}
+    assert 3 not in history.rows
+
+
+def test_too_many_bad_particles_are_an_error():
+    with pytest.raises(
+        ParticleError, match=r"left for bar, .*20 could not be read, the first in row 38: box 38"
+    ):
+        fit(classifier(), examples(bad=set(range(0, 40, 2))), SHORT, Run(device=CPU))
+    with pytest.raises(ParticleError, match="left for validation"):
+        fit(classifier(), examples(bad=set(range(3, 40, 5))), SHORT, Run(device=CPU))
+
+
+def test_a_loss_that_explodes_is_an_error_and_keeps_the_last_checkpoint(tmp_path):
+    data, run = examples(), Run(device=CPU, folder=tmp_path)
+    with pytest.raises(CryoclassError, match=r"epoch 1.*no longer a number") as raised:
+        network = classifier()
+        with torch.no_grad():
+            network.head.weight.fill_(torch.inf)
+        fit(network, data, SHORT, run)
+    assert "--lr" in raised.value.hint
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_voxels_beyond_the_memory_budget_are_read_batch_by_batch_with_the_same_result(trained):
+    network = classifier()
+    fit(network, examples(), SHORT, Run(device=CPU, seed=4, memory=0))
+    assert same(trained[0].state_dict(), network.state_dict())
+
+
+def test_voxels_are_kept_within_the_memory_budget():
+    toys, rows = Toys(10, bad={2}), np.arange(8)
+    for memory, kept in ((8 * 4 * 8**3, True), (8 * 4 * 8**3 - 1, False)):
+        boxes = read_boxes(toys, rows, memory, lambda items, *_: iter(items))
+        assert (boxes.stack is not None) == kept
+        assert boxes.rows.tolist() == [7, 6, 5, 4, 3, 1, 0]  # the source's order
+        batches = [torch.tensor([1, 0]), torch.tensor([5])]
+        read = torch.cat([voxels for _, voxels in boxes.stream(batches)]).numpy()
+        assert np.array_equal(read, toys.voxels[[6, 7, 1]])
+
+
+def test_a_job_of_slurm_limits_the_memory(monkeypatch):
+    assert available_memory() > 2**20
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "3")
+    assert available_memory() == 3 * 2**20
+
+
+def test_progress_is_told_within_every_epoch():
+    seen = []
+
+    def track(items, description, total=None, size=None):
+        for item in items:
+            seen.append((description, total, size(item) if size else 1))
+            yield item
+
+    fit(classifier(), examples(), SHORT.replace(epochs=1), Run(device=CPU, track=track))
+    assert seen.count(("Reading particles", 40, 1)) == 40
+    assert [entry for entry in seen if entry[0] == "Epoch 1/1"] == [("Epoch 1/1", 24, 8)] * 3
+
+
+def test_recipe_of_the_paper():
+    video, random = recipe("paper", "video"), recipe("paper", "random")
+    assert (video.epochs, video.lr, random.epochs, random.lr) == (30, 1e-4, 100, 1e-3)
+    rates = [learning_rate(video, epoch) for epoch in (0, 14.9, 15, 21.9, 22, 29)]
+    assert rates == pytest.approx([1e-4, 1e-4, 1e-5, 1e-5, 1e-6, 1e-6])
+    assert learning_rate(random, 50) == pytest.approx(1e-4)
+    assert learning_rate(random, 75) == pytest.approx(1e-5)
+    assert (video.batch_size, video.weight_decay) == (32, 0)
+    assert video.preparation.intensity == "unit"
+
+
+def test_milestones_never_come_before_the_first_epoch_has_ended():
+    assert learning_rate(recipe("paper", "video").replace(epochs=1), 0.5) == pytest.approx(1e-4)
+
+
+def test_one_cycle_rises_to_the_highest_rate_and_falls_to_nothing():
+    rates = [learning_rate(SHORT.replace(epochs=100), epoch) for epoch in range(101)]
+    assert max(rates) == rates[30] == SHORT.lr
+    assert rates[0] == pytest.approx(SHORT.lr / 25)
+    assert rates[100] == pytest.approx(0)
+    assert rates == sorted(rates[:31]) + sorted(rates[31:], reverse=True)
+
+
+def test_unknown_recipe_suggests_the_nearest():
+    assert set(RECIPES) == {"paper", "quick"}
+    with pytest.raises(UsageError, match="papr") as raised:
+        recipe("papr", "video")
+    assert "--recipe paper" in raised.value.hint
