@@ -15,6 +15,7 @@ from cryoclass.particles import Particles
 from cryoclass.progress import Track, silent
 from cryoclass.star.dialects import ORIGINS, PIXELS, Frame
 from cryoclass.star.document import StarFile
+from cryoclass.star.names import stem
 from cryoclass.subtomograms import Placement, Skipped, TomogramSource, safe_name
 from cryoclass.volumes.mrc import write_volume
 
@@ -108,9 +109,12 @@ def extract(source: TomogramSource, outdir: Path, jobs: int = 1, track: Track = 
 def image_paths(source: TomogramSource, outdir: Path) -> dict[int, Path]:
     """Return the file of each row: numbered from 1 within its tomogram, in the order of the STAR file."""
     folder = _relative_to_project(outdir) / "Subtomograms"
+    names = [placement.tomogram.name or placement.tomogram.paths[0].name for placement in source.placements]
+    stems = [safe_name(stem(name)) for name in names]
+    if len(set(stems)) < len(stems):  # a/TS_01.mrc and b/TS_01.mrc
+        stems = [safe_name(name) for name in names]
     paths = {}
-    for placement in source.placements:
-        name = safe_name(placement.tomogram.name or placement.tomogram.paths[0].stem)
+    for placement, name in zip(source.placements, stems, strict=True):
         for number, row in enumerate(placement.rows.tolist(), 1):
             paths[row] = folder / name / f"{name}_{number:06d}.mrc"
     return paths

@@ -478,6 +478,11 @@ def test_figures_name_their_axes_and_clip_no_text(name):
         assert all(label.get_fontsize() >= 9 for label in axes.get_xticklabels())
 
 
+def test_slices_have_their_origin_in_the_middle_of_the_central_voxel():
+    image = figures.slices(blob(16), 10.0).axes[0].images[0]
+    assert image.get_extent() == [-85.0, 75.0, -85.0, 75.0]
+
+
 def test_groups_stay_apart_in_colour_or_marker_up_to_thirty_six():
     looks = {(style.look(i).colour, style.look(i).marker) for i in range(36)}
     assert len(looks) == 36

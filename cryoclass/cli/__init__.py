@@ -11,7 +11,9 @@ import typer
 from typer.core import TyperGroup
 
 from cryoclass import __version__
-from cryoclass.cli import console
+from cryoclass.cli import backbones, console
+from cryoclass.cli.demo import demo
+from cryoclass.cli.embed import embed
 from cryoclass.cli.export import export
 from cryoclass.cli.extract import extract
 from cryoclass.cli.finetune import finetune
@@ -74,7 +76,10 @@ app.command(rich_help_panel=PREPARE)(extract)
 app.command(rich_help_panel=PREPARE)(simulate)
 app.command(rich_help_panel=LEARN)(finetune)
 app.command(rich_help_panel=USE)(predict)
+app.command(rich_help_panel=USE)(embed)
 app.command(rich_help_panel=USE)(export)
+app.add_typer(backbones.app, rich_help_panel=LEARN)
+app.command(rich_help_panel=PREPARE)(demo)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

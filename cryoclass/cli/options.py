@@ -29,6 +29,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the result
 Jobs = Annotated[
     int, typer.Option("--num-workers", "-j", "--j", metavar="N", min=1, help="Threads that read and write.")
 ]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
 BoxToCut = Annotated[
     int | None,
     typer.Option(

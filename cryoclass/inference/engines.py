@@ -14,8 +14,12 @@ import torch
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
+from cryoclass.backbones.spec import Backbone
 from cryoclass.classifier import CARD_KEY, ModelCard, WholeModel
 from cryoclass.errors import ModelError
+from cryoclass.preparation import Preparer
+from cryoclass.settings import Preparation
+from cryoclass.subtomograms import Source
 
 Voxels = NDArray[np.float32]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -109,6 +113,49 @@ class TorchEngine:
                 return Predicted(*(value.float().cpu().numpy() for value in outputs))
         except torch.OutOfMemoryError as error:
             raise _out_of_memory(voxels, str(self.device)) from error
+
+
+class BackboneEngine:
+    """Runs a backbone without head: embeddings only, so there are no classes and K is 0.
+
+    Parameters
+    ----------
+    name
+        A key of the registry, for the card.
+    backbone, preparation
+        The network, and what it is shown; no boxes have been learnt from, so the card's are those of the source.
+    source
+        Whose boxes will be shown.
+    device
+        From :func:`cryoclass.devices.choose_device`; on a GPU, convolutions run in bfloat16.
+    """
+
+    def __init__(
+        self, name: str, backbone: Backbone, preparation: Preparation, source: Source, device: torch.device
+    ) -> None:
+        self.card = ModelCard(
+            backbone=name,
+            classes=(),
+            angpix=source.angpix,
+            box=(source.box,) * 3,
+            contrast="unknown",
+            preparation=preparation,
+        )
+        self.device = device
+        self.precision = _resolve("auto", device)
+        self.network = torch.nn.Sequential(Preparer(preparation), backbone).to(device).eval()
+        self.description = f"torch {torch.__version__} on {device}, {self.precision}"
+
+    def run(self, voxels: Voxels) -> Predicted:
+        """Embed ``(N, D, H, W)`` raw float32 voxels; errors as :meth:`TorchEngine.run`."""
+        half = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        nothing = np.zeros((len(voxels), 0), np.float32)
+        try:
+            with torch.inference_mode(), half:
+                embedding = self.network(torch.from_numpy(voxels).to(self.device))
+        except torch.OutOfMemoryError as error:
+            raise _out_of_memory(voxels, str(self.device)) from error
+        return Predicted(nothing, nothing, embedding.float().cpu().numpy())
 
 
 class OnnxEngine:

@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from cryoclass.errors import ParticleError, VolumeError
+from cryoclass.files import replacing
 from cryoclass.inference.engines import Engine, Predicted
 from cryoclass.progress import Track, silent
 from cryoclass.subtomograms import Source
@@ -119,3 +121,41 @@ def _gather(read: list[tuple[int, np.ndarray | str]], box: int) -> Batch:
         voxels=np.stack([voxels for _, voxels in good]) if good else np.zeros((0, box, box, box), np.float32),
         unreadable={row: reason for row, reason in read if isinstance(reason, str)},
     )
+
+
+def embed(
+    engine: Engine, source: Source, path: Path, batch_size: int, jobs: int, track: Track = silent
+) -> Predictions:
+    """Write the embedding of all particles to a ``.npy`` file, row by row, and return the predictions beside it.
+
+    Parameters
+    ----------
+    path
+        The new file: float32 (n, E), in the order of the STAR file; NaN for particles that could not be read.
+
+    Raises
+    ------
+    ParticleError
+        Not one particle could be read.
+    """
+    probabilities = np.zeros((len(source), len(engine.card.classes)), dtype=np.float32)
+    unreadable = dict.fromkeys(
+        set(range(len(source))) - set(source.order.tolist()), "its tomogram has no volume"
+    )
+    with replacing(path) as temporary:
+        rows: np.memmap | None = None
+        for batch, predicted in run(engine, source, batch_size, jobs, track):
+            unreadable |= batch.unreadable
+            if predicted is None:
+                continue
+            if rows is None:
+                shape = (len(source), predicted.embedding.shape[1])
+                rows = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
+                rows[:] = np.nan
+            rows[batch.rows], probabilities[batch.rows] = predicted.embedding, predicted.probabilities
+        if rows is None:
+            raise ParticleError(
+                f"none of {len(source)} particles can be read; the first: {unreadable[min(unreadable)]}"
+            )
+        rows.flush()
+    return Predictions(probabilities=probabilities, unreadable=unreadable)

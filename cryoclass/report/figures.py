@@ -196,14 +196,13 @@ def slices(box: Array, angpix: float) -> Figure:
     for axes, cut, (across, up, view) in zip(
         figure.subplots(1, 3), stretch(central_slices(box)), planes, strict=True
     ):
-        height, width = (size * angpix / 2 for size in cut.shape)
         axes.imshow(
             cut,
             cmap="gray",
             vmin=0,
             vmax=1,
             origin="lower",
-            extent=(-width, width, -height, height),
+            extent=(*_extent(cut.shape[1], angpix), *_extent(cut.shape[0], angpix)),
             interpolation="none",
         )
         axes.set(title=f"{across}{up}, {view}", xlabel=f"{across} (Å)", ylabel=f"{up} (Å)")
@@ -211,6 +210,12 @@ def slices(box: Array, angpix: float) -> Figure:
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.tick_params(labelcolor=INK)
     return figure
+
+
+def _extent(size: int, angpix: float) -> tuple[float, float]:
+    """Return where an axis starts and ends in angstroms, with 0 in the middle of voxel ``size // 2``."""
+    start = -(size // 2 + 0.5) * angpix
+    return start, start + size * angpix
 
 
 @in_style
