@@ -13,14 +13,20 @@ from cryoclass.errors import ParticleError, VolumeError
 from cryoclass.files import write_text
 from cryoclass.particles import Particles
 from cryoclass.progress import Track, silent
-from cryoclass.star.dialects import ORIGINS, PIXELS, Frame
+from cryoclass.star.dialects import CENTRED, ORIGINS, PIXELS, Frame
 from cryoclass.star.document import StarFile
+from cryoclass.star.frames import affine
 from cryoclass.star.names import stem
-from cryoclass.subtomograms import Placement, Skipped, TomogramSource, safe_name
+from cryoclass.subtomograms import Skipped, TomogramSource, coordinate_frame, safe_name
 from cryoclass.volumes.mrc import write_volume
 
 SAMPLE_PER_TOMOGRAM = 8
-_COUNTED_IN_IMAGE = (Frame.IMAGE_PIXELS, Frame.ANGSTROMS, Frame.FRACTION)
+# In which frame the written file will be understood, where that is another than the input's.
+_WRITTEN_FRAME = {
+    Frame.ANGSTROMS: Frame.IMAGE_PIXELS,
+    Frame.FRACTION: Frame.IMAGE_PIXELS,
+    Frame.PICKED_ANGSTROMS: Frame.CENTRED_ANGSTROMS,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,33 +177,31 @@ def _without_volume(particles: Particles, row: int) -> Skipped:
 
 
 def _moved_coordinates(source: TomogramSource, rows: np.ndarray) -> dict[str, list[str]]:
-    """Return columns that say where the boxes are.
+    """Return columns that say where the boxes are, in the frame in which the written file will be understood.
 
-    The remainder of rounding is kept: where the file has origins, they hold it (``position = coordinate - origin``
-    stays true, and the coordinates become the box centres); elsewhere ``cryoclassOffset*Angst`` holds where the
-    particle lies from the box centre. Coordinates that count pixels of the image follow its new pixel size.
+    The remainder of rounding is kept: where the file has origins, they hold it and the coordinates become the box
+    centres (``position = coordinate - origin`` stays true); elsewhere the coordinates stay the particle's, and
+    ``cryoclassOffset*Angst`` holds where it lies from the box centre.
     """
-    particles, frame = source.particles, source.particles.dialect.frame
-    centres, remainder = np.zeros((len(particles), 3)), np.zeros((len(particles), 3))
+    particles, dialect = source.particles, source.particles.dialect
+    assert dialect.frame is not None  # noqa: S101 - the source was made from coordinates
+    frame = _WRITTEN_FRAME.get(dialect.frame, dialect.frame)
+    same_numbers = frame is coordinate_frame(particles, source.settings) is not Frame.IMAGE_PIXELS
+    folded = bool(dialect.origins) and source.settings.shifts
+    coordinates, remainder = np.zeros((2, len(particles), 3))
     for placement in source.placements:
-        remainder[placement.rows] = (placement.positions - placement.centres) * placement.angpix
-        centres[placement.rows] = _centre_coordinates(placement, frame, source.angpix)
-    if particles.dialect.origins and source.settings.shifts:
-        labels = particles.dialect.origins
-        unit = 1.0 if labels == ORIGINS else source.angpix  # the older rlnOriginX counts pixels of the image
-        columns = _columns(particles.dialect.coordinates, centres[rows])
-        return columns | _columns(labels, -remainder[rows] / unit)
-    offsets = _columns(tuple(f"cryoclassOffset{axis}Angst" for axis in "XYZ"), remainder[rows])
-    if frame in _COUNTED_IN_IMAGE:
-        exact = centres[rows] + remainder[rows] / source.angpix
-        return _columns(PIXELS, exact) | offsets
-    return offsets
-
-
-def _centre_coordinates(placement: Placement, frame: Frame | None, angpix: float) -> np.ndarray:
-    if frame in _COUNTED_IN_IMAGE:
-        return np.asarray(placement.centres * placement.angpix / angpix)
-    return placement.to_voxel.coordinate(placement.centres)
+        to_voxel = affine(frame, placement.geometry, source.angpix)
+        shown = placement.centres if folded else placement.positions
+        coordinates[placement.rows] = to_voxel.coordinate(shown)
+        remainder[placement.rows] = (placement.positions - placement.centres) * placement.geometry.angpix
+    moved = _columns(CENTRED if frame is Frame.CENTRED_ANGSTROMS else PIXELS, coordinates[rows])
+    if folded:
+        unit = (
+            1.0 if dialect.origins == ORIGINS else source.angpix
+        )  # the older rlnOriginX counts pixels of the image
+        return moved | _columns(dialect.origins, -remainder[rows] / unit)
+    offsets = _columns([f"cryoclassOffset{axis}Angst" for axis in "XYZ"], remainder[rows])
+    return offsets if same_numbers else moved | offsets
 
 
 def _columns(labels: Sequence[str], values: np.ndarray) -> dict[str, list[str]]:

@@ -12,9 +12,11 @@ from cryoclass.errors import ParticleError, StarError
 from cryoclass.star.dialects import OLD_ORIGINS, ORIENTATION, Dialect, detect, image_angpix
 from cryoclass.star.document import Block, StarFile
 from cryoclass.star.frames import origins_in_tomogram
+from cryoclass.star.lists import read_list
 from cryoclass.star.names import resolve
 from cryoclass.tomograms import optimisation_item
 
+LISTS = (".tbl", ".em")
 LABEL_COLUMNS = ("cryoclassLabel", "rlnClassNumber")
 UNLABELLED = {
     "",
@@ -153,14 +155,14 @@ class Particles:
 
 
 def read_particles(path: Path) -> Particles:
-    """Read a particle STAR file of any dialect, or the one that an optimisation set names.
+    """Read a particle STAR file of any dialect, the one that an optimisation set names, a ``.tbl`` or an ``.em`` list.
 
     Raises
     ------
     StarError
         No such file, no STAR file, or no particles in it; the message says what it is instead.
     """
-    star = StarFile.read(path)
+    star = read_list(path) if path.suffix in LISTS else StarFile.read(path)
     listed = optimisation_item(star, "rlnTomoParticlesFile")
     if listed:
         target = resolve(listed, path)

@@ -118,6 +118,12 @@ class Cutting(Settings):
         flags=("--relion-rounding",),
         help="Truncate coordinates as RELION 3 does, instead of rounding to nearest.",
     )
+    coords_angpix: float | None = setting(
+        None,
+        help="Coordinates count pixels of this size from the first voxel, whatever the file seems to say.",
+        unit="angstroms",
+        above=0,
+    )
     shifts: bool = setting(
         True,
         flags=("--shifts/--no-shifts",),

@@ -12,7 +12,8 @@ import numpy as np
 from cryoclass.errors import ParticleError, VolumeError
 from cryoclass.particles import Particles
 from cryoclass.settings import Extraction
-from cryoclass.star.frames import Affine, affine, xyz_to_zyx
+from cryoclass.star.dialects import Frame
+from cryoclass.star.frames import Geometry, affine, xyz_to_zyx
 from cryoclass.star.names import resolve
 from cryoclass.tomograms import Tomogram
 from cryoclass.volumes.crop import crop, overlap
@@ -187,18 +188,17 @@ class Placement:
         Where the particles are (m, 3) x, y, z: 0-based voxel indices with fraction.
     centres
         Voxels (m, 3) x, y, z that become the box centres.
-    to_voxel
-        From the file's coordinates to voxels.
-    angpix
-        Voxel size of the tomogram in angstroms.
+    geometry
+        Sizes of the tomogram.
+    plan
+        Which cube to cut and what to make of it.
     """
 
     tomogram: Tomogram
     rows: np.ndarray
     positions: np.ndarray
     centres: np.ndarray
-    to_voxel: Affine
-    angpix: float
+    geometry: Geometry
     plan: RescalePlan
 
 
@@ -379,16 +379,13 @@ def place(
     tomogram_angpix: float | None = None,
 ) -> Iterable[Placement]:
     """Yield where to cut, tomogram by tomogram, in the order of the file."""
-    frame = particles.dialect.frame
-    coordinates = particles.coordinates  # raises where there are none
-    assert frame is not None  # noqa: S101 - follows from having coordinates
+    coordinates, frame = particles.coordinates, coordinate_frame(particles, settings)
     names = np.array(particles.tomograms)
     for name, tomogram in tomograms.items():
         rows = np.flatnonzero(names == name)
         geometry = tomogram.geometry(tomogram_angpix)
-        pixel = None if particles.angpix is None else float(particles.angpix[rows[0]])
-        to_voxel = affine(frame, geometry, pixel)
-        positions = to_voxel.voxel(coordinates[rows])
+        pixel = settings.coords_angpix or _pixel_of(particles, rows)
+        positions = affine(frame, geometry, pixel).voxel(coordinates[rows])
         if settings.shifts and particles.origins is not None:
             positions = positions - particles.origins[rows] / geometry.angpix
         rounded = np.trunc(positions) if settings.relion_rounding else np.floor(positions + 0.5)
@@ -397,10 +394,21 @@ def place(
             rows=rows,
             positions=positions,
             centres=rounded.astype(np.int64),
-            to_voxel=to_voxel,
-            angpix=geometry.angpix,
+            geometry=geometry,
             plan=plan_rescale(settings.box, geometry.angpix, settings.angpix or geometry.angpix),
         )
+
+
+def coordinate_frame(particles: Particles, settings: Extraction) -> Frame:
+    """Return what the coordinates count: what the user says (``--coords-angpix``), else what the file is."""
+    frame = particles.dialect.frame
+    if settings.coords_angpix is not None or frame is None:
+        return Frame.IMAGE_PIXELS
+    return frame
+
+
+def _pixel_of(particles: Particles, rows: np.ndarray) -> float | None:
+    return None if particles.angpix is None else float(particles.angpix[rows[0]])
 
 
 def _common_angpix(placements: list[Placement]) -> float:

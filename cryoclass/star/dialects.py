@@ -27,6 +27,10 @@ ORIGINS: Labels3 = ("rlnOriginXAngst", "rlnOriginYAngst", "rlnOriginZAngst")
 OLD_ORIGINS: Labels3 = ("rlnOriginX", "rlnOriginY", "rlnOriginZ")
 ORIENTATION: Labels3 = ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTomoSubtomogramPsi")
 
+# What RELION 5's picker writes, and nothing more. It centres with S/2 - 1, while all else in RELION reads with S/2
+# (tomography_python_programs/get_particle_poses/particles.py against jaz/tomography/particle_set.cpp).
+PICKER_COLUMNS = {"rlnTomoName", *CENTRED, *ORIENTATION, "rlnAngleTiltPrior", "rlnAnglePsiPrior"}
+
 _WARP_NAME = re.compile(r"\.tomostar$|_\d+\.\d+Apx(\.mrc)?$")
 _WARP_IMAGE = re.compile(r"_\d+(\.\d+)?_?A\.mrc$|_\d+\.\d+A\.mrc$")
 
@@ -38,6 +42,7 @@ class Frame(Enum):
     TILT_SERIES_PIXELS = "unbinned pixels of the tilt series, from the first voxel"
     IMAGE_PIXELS = "pixels of the exported image size, from the first voxel"
     CENTRED_ANGSTROMS = "angstroms from the centre of the tomogram"
+    PICKED_ANGSTROMS = "angstroms from one unbinned pixel before the centre (as RELION 5's picker writes)"
     ANGSTROMS = "angstroms from the first voxel"
     FRACTION = "fractions (0 to 1) of the tomogram's size"
 
@@ -160,6 +165,8 @@ def _kind(star: StarFile, block: Block) -> tuple[str, Producer, Frame]:
     """Decide name, producer and frame of a table with ``rln`` columns."""
     warp_name = bool(_WARP_NAME.search(_first_cell(star, block, _tomogram_label(block))))
     if CENTRED[0] in block.labels:
+        if set(block.labels) <= PICKER_COLUMNS and star.block("optics") is None:
+            return "RELION 5 picks", "relion", Frame.PICKED_ANGSTROMS
         return "RELION 5", "relion", Frame.CENTRED_ANGSTROMS
     if "rlnTomoName" in block.labels and not warp_name:
         return "RELION 4", "relion", Frame.TILT_SERIES_PIXELS

@@ -87,6 +87,9 @@ def affine(frame: Frame, geometry: Geometry, image_angpix: float | None) -> Affi
             angstroms = 1.0
         case Frame.CENTRED_ANGSTROMS:
             angstroms, offset = 1.0, geometry.size_angstroms / (2 * geometry.angpix)
+        case Frame.PICKED_ANGSTROMS:
+            unbinned = geometry.tilt_series_angpix or geometry.angpix
+            angstroms, offset = 1.0, (geometry.size_angstroms / 2 - unbinned) / geometry.angpix
         case Frame.FRACTION:  # WarpTools multiplies by (size - 1) unbinned pixels
             angstroms = geometry.size_angstroms - (geometry.tilt_series_angpix or geometry.angpix)
     return Affine(scale=np.broadcast_to(angstroms / geometry.angpix, 3), offset=offset)

@@ -35,7 +35,9 @@ def _without_prefix(name: str) -> str:
 
 
 def _number(name: str) -> str:
-    return stem(name).lstrip("0") or "0"
+    """Return the number at the end of a name, without leading zeros: ``TS_006`` is ``6``."""
+    digits = re.search(r"(\d+)$", stem(name))
+    return str(int(digits[1])) if digits else stem(name)
 
 
 def volume_files(folder: Path) -> list[Path]:
@@ -76,7 +78,8 @@ def match(names: Iterable[str], files: Iterable[Path]) -> dict[str, Path]:
     files = list(files)
     found: dict[str, Path] = {}
     for name in dict.fromkeys(names):
-        for key in (_base, stem, _without_prefix, _number):
+        keys = (_base, stem, _without_prefix, *([_number] if stem(name).isdigit() else []))
+        for key in keys:
             hits = [path for path in files if key(path.name) == key(name)]
             if len(hits) > 1:
                 shown = ", ".join(path.name for path in hits[:3])
