@@ -1,8 +1,7 @@
 """Writing files so that nobody ever sees half of one."""
 
 import errno
-import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,11 +26,8 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        temporary = _fresh_file(path)
         yield temporary
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; ours are for the user's group too
         temporary.replace(path)
     except OSError as error:
         raise output_error(error, path) from error
@@ -56,7 +52,9 @@ def output_error(error: OSError, path: Path) -> OutputError:
     return OutputError(f"{path} cannot be written: {error.strerror or error}.", "Choose another --outdir.")
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _fresh_file(path: Path) -> Path:
+    """Make an empty hidden file; the system gives it the user's usual rights, which mkstemp would not."""
+    # 40 characters of at most 4 bytes and a suffix stay below the 255 bytes of a file name.
+    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}{path.suffix[:10]}")
+    temporary.touch(exist_ok=False)
+    return temporary

@@ -13,8 +13,7 @@ from cryoclass.star.dialects import OLD_ORIGINS, ORIENTATION, Dialect, detect, i
 from cryoclass.star.document import Block, StarFile
 from cryoclass.star.frames import origins_in_tomogram
 from cryoclass.star.lists import read_list
-from cryoclass.star.names import resolve
-from cryoclass.tomograms import optimisation_item
+from cryoclass.tomograms import listed_file
 
 LISTS = (".tbl", ".em")
 LABEL_COLUMNS = ("cryoclassLabel", "rlnClassNumber")
@@ -163,25 +162,20 @@ def read_particles(path: Path) -> Particles:
         No such file, no STAR file, or no particles in it; the message says what it is instead.
     """
     star = read_list(path) if path.suffix in LISTS else StarFile.read(path)
-    listed = optimisation_item(star, "rlnTomoParticlesFile")
-    if listed:
-        target = resolve(listed, path)
-        if target is None:
-            raise StarError(f"{path} names {listed}, which does not exist.", "Run from the project folder.")
-        return read_particles(target)
+    star = listed_file(star, "rlnTomoParticlesFile")
     dialect, block = detect(star)
     if not len(block):
-        raise StarError(f"{path} has no particles: its table is empty.", "Give a file with at least one row.")
+        raise StarError(
+            f"{star.path} has no particles: its table is empty.", "Give a file with at least one row."
+        )
     return Particles(star=star, block=block, dialect=dialect)
 
 
 def _label(cell: str, first: float) -> str | None:
-    if cell.strip().lower() in UNLABELLED:
-        return None
     try:
         number = float(cell)
     except ValueError:
-        return cell
-    if math.isnan(number) or number < first:
-        return None
-    return str(int(number)) if number.is_integer() and "." in cell else cell
+        number = math.inf  # a word
+    text = str(int(number)) if number.is_integer() and "." in cell else cell
+    unlabelled = text.strip().lower() in UNLABELLED or math.isnan(number) or number < first
+    return None if unlabelled else text

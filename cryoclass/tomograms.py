@@ -57,7 +57,9 @@ class Tomogram:
         ParticleError
             Nobody says it, or header and ``tomograms.star`` differ by more than 1 %.
         """
-        header = override or self.open().angpix
+        if override:
+            return override
+        header = self.open().angpix
         implied = self.binning * self.tilt_series_angpix if self.binning and self.tilt_series_angpix else None
         if header and implied and abs(header / implied - 1) > MAX_BINNING_DIFFERENCE:
             raise ParticleError(
@@ -102,7 +104,14 @@ def _open_sum(paths: tuple[Path, ...]) -> Volume:
             )
     if len(volumes) == 1:
         return volumes[0]
-    return replace(volumes[0], data=np.add(volumes[0].data, volumes[1].data, dtype=np.float32))
+    first, second = volumes
+    if first.data.shape != second.data.shape:
+        raise VolumeError(
+            f"{first.path} and {second.path} are halves of one tomogram, but differ in size: "
+            f"{first.data.shape} and {second.data.shape} voxels (z, y, x).",
+            "Reconstruct them again.",
+        )
+    return replace(first, data=np.add(first.data, second.data, dtype=np.float32))
 
 
 def find_tomograms(
@@ -151,7 +160,23 @@ def _look_up(names: list[str], where: Path | None, star: Path) -> tuple[dict[str
     files = volume_files(where) if where.is_dir() else [where]
     if len(files) == 1 and len(names) == 1 and (not names[0] or where.is_file()):
         return {names[0]: Tomogram(name=names[0], paths=(files[0],))}, files
-    return {name: Tomogram(name=name, paths=(path,)) for name, path in match(names, files).items()}, files
+    found = match(names, _firsts(files))
+    return {name: Tomogram(name=name, paths=_halves(path)) for name, path in found.items()}, files
+
+
+def _firsts(files: list[Path]) -> list[Path]:
+    """Leave out second halves whose first half is there: the two are one tomogram."""
+    seconds = {_second_half(path) for path in files if "_half1." in path.name}
+    return [path for path in files if path not in seconds]
+
+
+def _halves(path: Path) -> tuple[Path, ...]:
+    second = _second_half(path)
+    return (path, second) if second != path and second.exists() else (path,)
+
+
+def _second_half(path: Path) -> Path:
+    return path.with_name(path.name.replace("_half1.", "_half2."))
 
 
 def read_tomograms(path: Path) -> dict[str, Tomogram]:
@@ -162,21 +187,34 @@ def read_tomograms(path: Path) -> dict[str, Tomogram]:
     StarError
         The file lists no tomograms, or none of its volumes exists.
     """
-    star = StarFile.read(path)
-    listed = optimisation_item(star, "rlnTomoTomogramsFile")
-    if listed:
-        target = resolve(listed, path)
-        if target is None:
-            raise StarError(f"{path} names {listed}, which does not exist.", "Run from the project folder.")
-        return read_tomograms(target)
+    star = listed_file(StarFile.read(path), "rlnTomoTomogramsFile")
     block = next((b for b in star.blocks if "rlnTomoName" in b.labels), None)
     if block is None:
-        raise StarError(f"{path} lists no tomograms: it has no column rlnTomoName.", "Give a tomograms.star.")
+        raise StarError(
+            f"{star.path} lists no tomograms: it has no column rlnTomoName.", "Give a tomograms.star."
+        )
     names = star.column(block, "rlnTomoName")
     return {name: _tomogram_of_row(star, block, row, name) for row, name in enumerate(names)}
 
 
-def optimisation_item(star: StarFile, label: str) -> str:
+def listed_file(star: StarFile, label: str) -> StarFile:
+    """Return the file that an optimisation set names, or ``star`` itself where it is none.
+
+    Raises
+    ------
+    StarError
+        The named file does not exist.
+    """
+    listed = _optimisation_item(star, label)
+    if not listed:
+        return star
+    target = resolve(listed, star.path)
+    if target is None:
+        raise StarError(f"{star.path} names {listed}, which does not exist.", "Run from the project folder.")
+    return StarFile.read(target)
+
+
+def _optimisation_item(star: StarFile, label: str) -> str:
     """Return an entry of an optimisation set, be it a list block or a loop of one row; empty where there is none."""
     for block in star.blocks:
         if label in block.items:
@@ -200,9 +238,10 @@ def _tomogram_of_row(star: StarFile, block: Block, row: int, name: str) -> Tomog
     volumes = [text(label) for label in VOLUME_COLUMNS]
     halves = [text(label) for label in HALF_COLUMNS]
     wanted = next(([v] for v in reversed(volumes) if v), halves if all(halves) else [])
+    paths = tuple(path for volume in wanted if (path := resolve(volume, star.path)))
     return Tomogram(
         name=name,
-        paths=tuple(path for volume in wanted if (path := resolve(volume, star.path))),
+        paths=paths if len(paths) == len(wanted) else (),  # half of a tomogram is none
         tilt_series_angpix=number("rlnTomoTiltSeriesPixelSize"),
         unbinned_size=None if UNKNOWN_SIZE in size else (size[0], size[1], size[2]),
         binning=number("rlnTomoTomogramBinning"),

@@ -5,7 +5,8 @@ must: the labels of the block and, in each row, the column that is added or repl
 quotes, padding, the order of blocks and columns, ``# version`` lines) stays as it was, byte for byte.
 
 The rules are RELION's (``metadata_table.cpp``, ``strings.cpp`` of version 5.0): one row is one line, a loop ends at
-its first blank line, ``#`` starts a comment only at the start of a token, quotes count only at the start of a token.
+its first blank line, ``#`` starts a comment only at the start of a token, quotes count only at the start of a token
+and end before a blank, and a bell character keeps a quote from ending there.
 """
 
 import difflib
@@ -20,7 +21,7 @@ import numpy as np
 from cryoclass.errors import StarError
 from cryoclass.files import replacing
 
-_TOKEN = re.compile(rb"""\s*(?:"([^"]*)"(?=\s|$)|'([^']*)'(?=\s|$)|([^\s#]\S*))""")
+_TOKEN = re.compile(rb"""\s*(?:"(.*?)(?<!\a)"(?=\s|$)|'(.*?)(?<!\a)'(?=\s|$)|([^\s#]\S*))""")
 _NEEDS_CARE = re.compile(rb"""["'#]""")
 
 
@@ -183,7 +184,8 @@ class StarFile:
             if label in block.labels:
                 position = block.labels.index(label)
                 for number, value in zip(block.rows, columns[label], strict=True):
-                    lines[number] = _replace_cell(lines[number], position, quote(value))
+                    token = self._token(lines[number], position, number)
+                    lines[number] = _replace_cell(lines[number], token, quote(value, first=not position))
         if fresh:
             cells = zip(*(map(quote, columns[label]) for label in fresh), strict=True)
             for number, values in zip(block.rows, cells, strict=True):
@@ -201,7 +203,7 @@ class StarFile:
         position = self.index(block, label)
         lines = _without_carriage_returns(self.lines)
         for number in block.rows:
-            token = _tokens(lines[number])[position]
+            token = self._token(lines[number], position, number)
             lines[number] = lines[number][: token.start()] + lines[number][token.end() :]
         gone = block.label_lines[position]
         kept = [line for line in block.label_lines if line != gone]
@@ -211,7 +213,10 @@ class StarFile:
         return self.parse(b"\n".join([*lines[:gone], *lines[gone + 1 :]]), self.path)
 
     def with_rows(self, block: Block, keep: Iterable[int]) -> Self:
-        """Return a file whose block holds only the rows of these numbers (from 0), in this order."""
+        """Return a file whose block holds only the rows of these numbers (from 0), in this order.
+
+        Comments among the rows, which RELION cannot read, go.
+        """
         lines = _without_carriage_returns(self.lines)
         first, last = (block.rows[0], block.rows[-1] + 1) if len(block) else (block.label_lines[-1] + 1,) * 2
         kept = [lines[block.rows[row]] for row in keep]
@@ -224,12 +229,14 @@ class StarFile:
 
     def with_item(self, block: Block, label: str, value: str) -> Self:
         """Return a file in which a list block's ``_label value`` line has another value."""
+        if label not in block.items:
+            raise StarError(f"{self.path}: block data_{block.name} has no item {label}.")
         lines = _without_carriage_returns(self.lines)
-        for number in range(block.line + 1, len(lines)):
-            if lines[number].split()[:1] == [b"_" + label.encode()]:
-                lines[number] = _replace_cell(lines[number], 1, quote(value))
-                return self.parse(b"\n".join(lines), self.path)
-        raise StarError(f"{self.path}: block data_{block.name} has no item {label}.")
+        name = b"_" + label.encode("utf-8", "surrogateescape")
+        number = next(n for n in range(block.line + 1, len(lines)) if lines[n].split()[:1] == [name])
+        token = self._token(lines[number], 1, number)
+        lines[number] = _replace_cell(lines[number], token, quote(value))
+        return self.parse(b"\n".join(lines), self.path)
 
     def to_bytes(self) -> bytes:
         """Return the content of the file."""
@@ -251,6 +258,16 @@ class StarFile:
         )
         return replace(self, lines=lines, blocks=blocks)
 
+    def _token(self, line: bytes, position: int, number: int) -> re.Match[bytes]:
+        """Return where the cell of a column stands in a line."""
+        tokens = _tokens(line)
+        if position < len(tokens):
+            return tokens[position]
+        raise StarError(
+            f"{self.path}, line {number + 1}: {len(tokens)} values, but value {position + 1} is to be changed.",
+            "Mend that line.",
+        )
+
     def _complain_about_number(self, block: Block, labels: Sequence[str], columns: list[list[str]]) -> None:
         for label, column in zip(labels, columns, strict=True):
             for row, cell in enumerate(column):
@@ -265,16 +282,26 @@ def split_row(line: bytes) -> list[bytes]:
     """Split a row into its cells, with RELION's rules for quotes and comments."""
     if not _NEEDS_CARE.search(line):
         return line.split()
-    return [next(group for group in match.groups() if group is not None) for match in _tokens(line)]
+    return [match[3] if match[3] is not None else _unescaped(match) for match in _tokens(line)]
 
 
-def quote(value: str) -> bytes:
-    """Return a cell as it must stand in a file: quoted where blanks, emptiness or a leading quote would mislead."""
-    if value and not re.search(r"\s", value) and value[0] not in "\"'#":
+def quote(value: str, *, first: bool = False) -> bytes:
+    """Return a cell as it must stand in a file: quoted where blanks, emptiness or a leading quote would mislead.
+
+    At the start of a row (``first``), ``_`` would make it a label and ``;`` a comment.
+    """
+    special = "\"'#_;" if first else "\"'#"
+    if value and not re.search(r"\s", value) and value[0] not in special:
         return value.encode("utf-8", "surrogateescape")
-    mark = "'" if '"' in value else '"'
     text = re.sub(r"[\r\n\t]", " ", value)
+    mark = "'" if '"' in text and "'" not in text else '"'
+    text = re.sub(rf"{mark}(?=\s)", "\a" + mark, text)  # as RELION does: else the cell would end there
     return f"{mark}{text}{mark}".encode("utf-8", "surrogateescape")
+
+
+def _unescaped(token: re.Match[bytes]) -> bytes:
+    text = token[1] if token[1] is not None else token[2]
+    return text.replace(b"\a", b"")
 
 
 def _tokens(line: bytes) -> list[re.Match[bytes]]:
@@ -285,16 +312,15 @@ def _tokens(line: bytes) -> list[re.Match[bytes]]:
     return matches
 
 
-def _replace_cell(line: bytes, position: int, value: bytes) -> bytes:
+def _replace_cell(line: bytes, token: re.Match[bytes], value: bytes) -> bytes:
     """Put ``value`` in place of a cell; padding is eaten where it is longer, so that columns stay aligned."""
-    token = _tokens(line)[position]
     end = token.end()
     start = end - len(token[0].lstrip())
     gap = len(token[0]) - (end - start)
     spare = len(value) - (end - start)
     if spare > 0 and line[token.start() : start].isspace():
         start -= min(spare, max(0, gap - 1))
-    elif spare < 0 and position:
+    elif spare < 0 and token.start():
         value = b" " * -spare + value
     return line[:start] + value + line[end:]
 
@@ -354,7 +380,10 @@ def _is_finite(cell: str) -> bool:
 def _nearest_file(path: Path) -> str:
     if not path.parent.is_dir():
         return f"The folder {path.parent} does not exist."
-    names = [p.name for p in path.parent.iterdir()]
+    try:
+        names = [p.name for p in path.parent.iterdir()]
+    except OSError:
+        return f"The folder {path.parent} cannot be read."
     near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
     return f"Did you mean {path.parent / near[0]}?" if near else "Check the path."
 
@@ -383,7 +412,7 @@ class _Parser:
             text = self.lines[number].strip()
             if text.startswith(b"data_"):
                 break
-            if text == b"loop_":
+            if text == b"loop_" or text.startswith((b"loop_ ", b"loop_\t")):
                 return self._loop(Block(name=name, line=start, items=items), number + 1)
             if text.startswith(b"_"):
                 items.update([self._item(text, number)])

@@ -6,28 +6,38 @@ numbered series, ``6`` for ``0006``.
 """
 
 import difflib
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from cryoclass.errors import ParticleError, UsageError
 
+_EXTENSIONS = r"\.tomostar|\.mrc|\.rec|\.map|\.st|\.gz|\.bz2"
 SUFFIXES = (".mrc", ".rec", ".map", ".mrc.gz", ".mrc.bz2", ".rec.gz", ".map.gz", ".st")
-_TAIL = re.compile(
-    r"(\.tomostar|\.mrc|\.rec|\.map|\.st|\.gz|\.bz2|_\d+(\.\d+)?A(px)?|_half[12]|_data)$", re.IGNORECASE
-)
+_EXTENSION = re.compile(rf"({_EXTENSIONS})$", re.IGNORECASE)
+_TAIL = re.compile(rf"({_EXTENSIONS}|_\d+(\.\d+)?A(px)?|_half[12]|_data)$", re.IGNORECASE)
 
 
 def stem(name: str) -> str:
     """Strip folders, extensions and pixel sizes from a tomogram name."""
-    base = _base(name)
-    while (shorter := _TAIL.sub("", base)) != base and shorter:
-        base = shorter
-    return base
+    return _stripped(name, _TAIL)
 
 
 def _base(name: str) -> str:
     return re.split(r"[/\\]", name)[-1]
+
+
+def _without_extension(name: str) -> str:
+    return _stripped(name, _EXTENSION)
+
+
+def _stripped(name: str, tail: re.Pattern[str]) -> str:
+    base = _base(name)
+    while (shorter := tail.sub("", base)) != base and shorter:
+        base = shorter
+    return base
 
 
 def _without_prefix(name: str) -> str:
@@ -62,8 +72,8 @@ def volume_files(folder: Path) -> list[Path]:
 def match(names: Iterable[str], files: Iterable[Path]) -> dict[str, Path]:
     """Find the volume of each tomogram name.
 
-    Tried in this order, each on all files: the same file name, the same stem, the stem with a ``rec_`` or ``tomo_``
-    prefix, the same number apart from leading zeros.
+    Tried in this order, each on all files: the same file name, the same without extensions, the same stem, the stem
+    with a ``rec_`` or ``tomo_`` prefix, the same number apart from leading zeros.
 
     Returns
     -------
@@ -76,11 +86,12 @@ def match(names: Iterable[str], files: Iterable[Path]) -> dict[str, Path]:
         A name fits several files equally well.
     """
     files = list(files)
+    keys = (_base, _without_extension, stem, _without_prefix, _number)
+    tables = [(key, _by_key(files, key)) for key in keys]
     found: dict[str, Path] = {}
-    for name in dict.fromkeys(names):
-        keys = (_base, stem, _without_prefix, *([_number] if stem(name).isdigit() else []))
-        for key in keys:
-            hits = [path for path in files if key(path.name) == key(name)]
+    for name in filter(None, dict.fromkeys(names)):
+        for key, by_key in tables if stem(name).isdigit() else tables[:-1]:
+            hits = by_key.get(key(name), [])
             if len(hits) > 1:
                 shown = ", ".join(path.name for path in hits[:3])
                 raise ParticleError(
@@ -93,6 +104,13 @@ def match(names: Iterable[str], files: Iterable[Path]) -> dict[str, Path]:
     return found
 
 
+def _by_key(files: Iterable[Path], key: Callable[[str], str]) -> Mapping[str, list[Path]]:
+    table = defaultdict(list)
+    for path in files:
+        table[key(path.name)].append(path)
+    return table
+
+
 def nearest(name: str, files: Iterable[Path]) -> str:
     """Return the file name most like ``name``, or an empty string."""
     by_stem: Mapping[str, str] = {stem(path.name): path.name for path in files}
@@ -103,7 +121,6 @@ def nearest(name: str, files: Iterable[Path]) -> str:
 def resolve(path: str, star: Path) -> Path | None:
     """Find a file that a STAR file names: from the current folder, the STAR's folder, and its parents."""
     relative = Path(path.replace("\\", "/"))
-    if relative.is_absolute():
-        return relative if relative.exists() else None
-    folders = (Path(), star.parent, *star.absolute().parent.parents)
-    return next((folder / relative for folder in folders if (folder / relative).exists()), None)
+    folders = (Path(), star.parent, *star.absolute().parent.parents)  # an absolute path stays what it is
+    # os.path, since Path.is_file raises where a name is too long or a folder may not be entered
+    return next((folder / relative for folder in folders if os.path.isfile(folder / relative)), None)  # noqa: PTH113

@@ -3,6 +3,7 @@
 A user's file never takes this way: see :mod:`cryoclass.star.document`.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from cryoclass.files import write_text
+from cryoclass.star.document import quote
 
 Table = Mapping[str, Any]
 
@@ -39,24 +41,28 @@ def tables_text(tables: Mapping[str, Table], version: int | None = None) -> str:
     blocks: dict[str, Any] = {}
     for name, table in tables.items():
         if any(_is_column(value) for value in table.values()):
-            blocks[name] = pd.DataFrame({key: [_cell(v) for v in column] for key, column in table.items()})
+            columns = enumerate(table.items())
+            blocks[name] = pd.DataFrame(
+                {key: [_cell(v, first=not i) for v in column] for i, (key, column) in columns}
+            )
         else:
             blocks[name] = {key: _cell(value) for key, value in table.items()}
-    _, _, body = starfile.to_string(blocks, sep=" ").partition(
-        "\n"
-    )  # its first line says the time: not repeatable
+    # Cells come quoted, since starfile knows blanks and emptiness only; a tab never stands in one.
+    text = starfile.to_string(blocks, sep="\t", quote_character="")
+    body = str(text).partition("\n")[2]  # its first line says the time: not repeatable
     if version is None:
-        return str(body)
-    return str(body).replace("\ndata_", f"\n# version {version}\n\ndata_")
+        return body
+    names = "|".join(map(re.escape, tables))
+    return re.sub(rf"^data_({names})$", rf"# version {version}\n\n\g<0>", body, flags=re.MULTILINE)
 
 
 def _is_column(value: Any) -> bool:
     return isinstance(value, Sequence | np.ndarray) and not isinstance(value, str)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, *, first: bool = False) -> str:
     if isinstance(value, str):
-        return value
+        return quote(value, first=first).decode("utf-8", "surrogateescape")
     if isinstance(value, bool | np.bool_):
         return str(int(value))
     if isinstance(value, int | np.integer):

@@ -28,7 +28,7 @@ def measure_contrast(mean_box: np.ndarray) -> Contrast:
     squared = sum(axis.astype(np.float64) ** 2 for axis in axes)
     half = min(mean_box.shape) / 2
     centre, outside = mean_box[squared <= (half / 2) ** 2], mean_box[squared > half**2]
-    if not outside.size or not outside.std() > 0:
+    if not outside.size or not outside.max() > outside.min():
         return "unknown"
     # The outside's voxels are correlated over a few pixels: their scatter, not their standard error, is the unit.
     deviations = (centre.mean(dtype=np.float64) - outside.mean(dtype=np.float64)) / outside.std(

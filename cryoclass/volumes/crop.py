@@ -30,9 +30,9 @@ def crop(volume: np.ndarray, centre: Index3, box: int) -> np.ndarray:
         slice(min(max(s, 0), n - 1), max(min(s + box, n), 1))
         for s, n in zip(starts, volume.shape, strict=True)
     )
-    cut = np.asarray(volume[inside], dtype=np.float32)
+    cut = np.array(volume[inside], dtype=np.float32, order="C")  # a copy also where the types agree
     if cut.shape == (box, box, box):
-        return np.ascontiguousarray(cut)
+        return cut
     return cut[
         np.ix_(
             *(

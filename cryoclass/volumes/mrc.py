@@ -8,7 +8,8 @@ cannot capture. Facts about each oddity: MRC2014 (Cheng et al., J. Struct. Biol.
 import bz2
 import gzip
 import math
-import warnings
+import os
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ def open_volume(path: Path) -> Volume:
     if raw:
         data = np.frombuffer(raw, dtype, math.prod(shape), offset).reshape(shape)
     else:
-        data = np.memmap(path, dtype, "r", offset, shape)
+        data = _mapped(path, dtype, offset, shape)
     return Volume(path=path, data=_in_zyx_order(data, header, path), angpix=_angpix(header))
 
 
@@ -81,7 +82,8 @@ def read_volume(path: Path) -> Volume:
         As :func:`open_volume`, or the voxels hold NaN or infinity.
     """
     volume = open_volume(path)
-    data = np.array(volume.data, dtype=np.float32)
+    with np.errstate(invalid="ignore"):  # some NaN complain when their type changes; they are counted below
+        data = np.array(volume.data, dtype=np.float32)
     check_finite(data, path)
     return Volume(path=path, data=data, angpix=volume.angpix)
 
@@ -108,6 +110,13 @@ def write_volume(
         Pixel size in angstroms, the same along all axes.
     dtype
         ``float32`` is mode 2; ``float16`` mode 12, which RELION reads from version 4 on.
+
+    Raises
+    ------
+    VolumeError
+        A voxel is NaN, infinite or too large for ``dtype``.
+    OutputError
+        The file cannot be written.
     """
     header = np.zeros((), HEADER_DTYPE)
     nz, ny, nx = data.shape
@@ -120,7 +129,14 @@ def write_volume(
     header["mapc"], header["mapr"], header["maps"] = 1, 2, 3
     header["ispg"], header["nversion"] = 1, 20141
     header["map"], header["machst"] = b"MAP ", (0x44, 0x44, 0, 0)
-    voxels = np.ascontiguousarray(data, dtype="<f4" if dtype == "float32" else "<f2")
+    with np.errstate(over="ignore", invalid="ignore"):
+        voxels = np.ascontiguousarray(data, dtype="<f4" if dtype == "float32" else "<f2")
+    if not np.isfinite(voxels).all():
+        limit = np.finfo(voxels.dtype).max
+        raise VolumeError(
+            f"{path} would hold voxels that are NaN, infinite or beyond the {limit:g} of {dtype}.",
+            "Normalise the volume." if dtype == "float32" else "Normalise the volume, or write float32.",
+        )
     statistics = voxels.astype(np.float32, copy=False)
     header["dmin"], header["dmax"] = statistics.min(), statistics.max()
     header["dmean"], header["rms"] = statistics.mean(dtype=np.float64), statistics.std(dtype=np.float64)
@@ -131,7 +147,7 @@ def write_volume(
 
 def _read_header(path: Path) -> tuple[Any, bytes]:
     """Return the header as a record and, for a compressed file, all its bytes."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where a name is too long
         raise VolumeError(
             f"{path}: no such volume.", "Check the path; relative paths start in the current folder."
         )
@@ -139,8 +155,8 @@ def _read_header(path: Path) -> tuple[Any, bytes]:
         with path.open("rb") as file:
             start = file.read(HEADER_BYTES)
         opener = next((o for magic, o in _COMPRESSED.items() if start.startswith(magic)), None)
-        raw = opener(path).read() if opener else b""
-    except (OSError, EOFError) as error:
+        raw = _decompressed(path, opener) if opener else b""
+    except (OSError, EOFError, zlib.error) as error:
         raise VolumeError(f"{path} cannot be read: {error}.", "Copy it again.") from error
     start = raw[:HEADER_BYTES] if raw else start
     if len(start) < HEADER_BYTES:
@@ -149,6 +165,18 @@ def _read_header(path: Path) -> tuple[Any, bytes]:
             f"{path} {what}.", "Copy it again; if it is a git-lfs pointer, fetch the real file."
         )
     return _parse_header(start, path), raw
+
+
+def _decompressed(path: Path, opener: Callable[..., Any]) -> bytes:
+    with opener(path) as file:
+        return bytes(file.read())
+
+
+def _mapped(path: Path, dtype: np.dtype[Any], offset: int, shape: tuple[int, ...]) -> np.ndarray:
+    try:
+        return np.memmap(path, dtype, "r", offset, shape)
+    except OSError as error:
+        raise VolumeError(f"{path} cannot be read: {error.strerror}.", "Copy it elsewhere.") from error
 
 
 def _parse_header(start: bytes, path: Path) -> Any:
@@ -207,7 +235,7 @@ def _in_zyx_order(data: np.ndarray, header: Any, path: Path) -> np.ndarray:
 
 
 def _angpix(header: Any) -> float | None:
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):
         angpix = float(np.float64(header.cella.x) / np.float64(header.mx))
     known = math.isfinite(angpix) and angpix > 0 and not math.isclose(angpix, 1.0, abs_tol=1e-6)
     return angpix if known else None

@@ -25,13 +25,14 @@ def normalise(box: np.ndarray, radius: float) -> np.ndarray:
     Raises
     ------
     VolumeError
-        The background is constant.
+        There is no background, it is constant, or it holds NaN.
     """
     axes = np.ogrid[tuple(slice(-(n // 2), n - n // 2) for n in box.shape)]
     background = box[sum(axis**2 for axis in axes) > radius**2].astype(np.float64)
-    deviation = background.std()  # of the population, as RELION
-    if not deviation > 0:
+    # min and max, since the deviation of a constant may be a rounding error above 0
+    if not background.size or not background.max() > background.min():
         raise VolumeError(
             "the background is constant, so the box cannot be normalised.", "Leave it out, or --no-norm."
         )
+    deviation = background.std()  # of the population, as RELION
     return np.asarray((box - background.mean()) / deviation, dtype=np.float32)
