@@ -233,7 +233,7 @@ def test_relion_reads_our_volumes(tomogram, cryoclass):
         ran = subprocess.run(
             ["relion_image_handler", "--i", name, "--stats"], capture_output=True, text=True, check=True
         )
-        said = dict(re.findall(r"(avg|stddev|minval|maxval|angpix)\s*=\s*(\S+)", ran.stdout))
+        said = dict(re.findall(r"(avg|stddev|minval|maxval|angpix)\s*=\s*([-.e0-9+]+)", ran.stdout))
         assert "16 x 16 x 16 x 1" in ran.stdout
         assert float(said["angpix"]) == 20
         assert float(said["avg"]) == pytest.approx(box.mean(dtype=np.float64), abs=1e-5)
