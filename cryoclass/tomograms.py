@@ -47,7 +47,7 @@ class Tomogram:
 
     def open(self) -> Volume:
         """Map the volume (kept open for a few tomograms at a time)."""
-        return _open_sum(self.paths)
+        return _open_sum(self.paths, tuple(_identity(path) for path in self.paths))
 
     def angpix(self, override: float | None = None) -> float:
         """Return the voxel size in angstroms: as given, else the header's, else what ``tomograms.star`` implies.
@@ -94,8 +94,16 @@ class Tomogram:
         return dialect.producer in ("warp", "m") or bool(re.search(r"_\d+\.\d+Apx\.", self.paths[0].name))
 
 
+def _identity(path: Path) -> tuple[int, ...]:
+    """Tell a file from another one that later lies at the same path; nothing for a file that is not there."""
+    if not path.exists():
+        return ()
+    facts = path.stat()
+    return (facts.st_dev, facts.st_ino, facts.st_mtime_ns, facts.st_size)
+
+
 @lru_cache(maxsize=4)
-def _open_sum(paths: tuple[Path, ...]) -> Volume:
+def _open_sum(paths: tuple[Path, ...], _identities: tuple[tuple[int, ...], ...]) -> Volume:
     volumes = [open_volume(path) for path in paths]
     for volume in volumes:
         if volume.data.ndim != 3:
