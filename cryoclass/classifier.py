@@ -20,7 +20,8 @@ from cryoclass.backbones.registry import build_backbone, load_backbone
 from cryoclass.errors import ModelError, UsageError
 from cryoclass.files import replacing
 from cryoclass.preparation import Preparer
-from cryoclass.settings import Preparation, Size3
+from cryoclass.progress import Track, silent
+from cryoclass.settings import BeamAxis, DepthPolicy, Intensity, Preparation, Size3
 
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "model.json"
@@ -94,6 +95,8 @@ def start_classifier(
     *,
     init: Literal["auto", "video", "random"] | Path = "auto",
     weights: Path | None = None,
+    as_pretrained: bool = False,
+    track: Track = silent,
 ) -> Classifier:
     """Return a classifier whose backbone is ready to be fine-tuned; the head is always random.
 
@@ -103,7 +106,7 @@ def start_classifier(
         A key of the registry.
     classes
         How many classes.
-    init, weights
+    init, weights, as_pretrained, track
         As for :func:`cryoclass.backbones.registry.load_backbone`; ``init`` may also be a model folder, whose backbone
         is taken over.
 
@@ -114,7 +117,9 @@ def start_classifier(
     """
     classifier = Classifier(backbone_name, classes)
     if not isinstance(init, Path):
-        classifier.backbone = load_backbone(backbone_name, init=init, weights=weights)
+        classifier.backbone = load_backbone(
+            backbone_name, init=init, weights=weights, as_pretrained=as_pretrained, track=track
+        )
     elif weights is None:
         _take_backbone(classifier, init)
     else:
@@ -278,17 +283,35 @@ def _sides(value: Any) -> Size3:
     return (depth, height, width)
 
 
-def _contrast(value: Any) -> Contrast:
-    _must(value in get_args(Contrast), " or ".join(get_args(Contrast)))
-    chosen: Contrast = value
-    return chosen
-
-
 def _preparation(value: Any) -> Preparation:
     content = _object(value)
-    _must(set(content) == {"input_size", "intensity"}, "an object with input_size and intensity")
-    _must(content["intensity"] in ("standard", "unit"), "standard or unit in intensity")
-    return Preparation(input_size=_sides(content["input_size"]), intensity=content["intensity"])
+    _must(set(content) == set(_PREPARATION), f"an object with {', '.join(_PREPARATION)}")
+    return Preparation(**{name: read(content[name]) for name, read in _PREPARATION.items()})
+
+
+def _one_of(kind: Any) -> Callable[[Any], Any]:
+    def read(value: Any) -> Any:
+        _must(value in get_args(kind), " or ".join(get_args(kind)))
+        return value
+
+    return read
+
+
+def _limits(value: Any) -> tuple[float, float]:
+    _must(isinstance(value, list) and len(value) == 2, "two numbers")
+    _must(all(type(number) in (int, float) and math.isfinite(number) for number in value), "two numbers")
+    low, high = value
+    _must(low < high, "two rising numbers")
+    return (float(low), float(high))
+
+
+_PREPARATION: dict[str, Callable[[Any], Any]] = {
+    "input_size": _sides,
+    "intensity": _one_of(Intensity),
+    "depth": _one_of(DepthPolicy),
+    "beam_axis": _one_of(BeamAxis),
+    "limits": _limits,
+}
 
 
 def _hash(value: Any) -> str:
@@ -301,7 +324,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "classes": _names,
     "angpix": _pixel_size,
     "box": _sides,
-    "contrast": _contrast,
+    "contrast": _one_of(Contrast),
     "preparation": _preparation,
     "training": _object,
     "metrics": _object,

@@ -21,11 +21,10 @@ def choose_device(wish: str = "auto") -> torch.device:
     UsageError
         An unknown name, or a CUDA GPU that is not there; says why.
     """
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", wish):
-        raise UsageError(f"--device is {wish!r}; it must be auto, cpu, cuda or cuda:N.")
+    check_name(wish)
     if wish == "cpu":
         return torch.device("cpu")
-    absent = _why_no_cuda()
+    absent = why_no_cuda()
     if absent and wish == "auto":
         return torch.device("cpu")
     if absent:
@@ -40,7 +39,13 @@ def choose_device(wish: str = "auto") -> torch.device:
     return device
 
 
-def _why_no_cuda() -> str:
+def check_name(wish: str) -> None:
+    """Raise a UsageError where ``wish`` is no name of a device."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", wish):
+        raise UsageError(f"--device is {wish!r}; it must be auto, cpu, cuda or cuda:N.")
+
+
+def why_no_cuda() -> str:
     """Return the reason why CUDA cannot be used, or an empty string where it can."""
     if torch.version.cuda is None:
         return f"torch {torch.__version__} was built without CUDA"

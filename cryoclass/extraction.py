@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,10 @@ from cryoclass.progress import Track, silent
 from cryoclass.star.dialects import CENTRED, ORIGINS, PIXELS, Frame
 from cryoclass.star.document import StarFile
 from cryoclass.star.frames import affine
-from cryoclass.star.names import stem
+from cryoclass.star.names import project_path, stem
+from cryoclass.star.tables import tables_text
 from cryoclass.subtomograms import Skipped, TomogramSource, coordinate_frame, safe_name
+from cryoclass.tomograms import OPTICS_COLUMNS
 from cryoclass.volumes.mrc import write_volume
 
 SAMPLE_PER_TOMOGRAM = 8
@@ -114,7 +116,7 @@ def extract(source: TomogramSource, outdir: Path, jobs: int = 1, track: Track = 
 
 def image_paths(source: TomogramSource, outdir: Path) -> dict[int, Path]:
     """Return the file of each row: numbered from 1 within its tomogram, in the order of the STAR file."""
-    folder = _relative_to_project(outdir) / "Subtomograms"
+    folder = project_path(outdir) / "Subtomograms"
     names = [placement.tomogram.name or placement.tomogram.paths[0].name for placement in source.placements]
     stems = [safe_name(stem(name)) for name in names]
     if len(set(stems)) < len(stems):  # a/TS_01.mrc and b/TS_01.mrc
@@ -131,7 +133,7 @@ def output_table(source: TomogramSource, rows: np.ndarray, images: Sequence[Path
 
     All other blocks, columns, comments and cells stay as they were. ``rlnCtfImage`` goes: it describes another box.
     """
-    table = source.particles.select(rows.tolist())
+    table = _with_optics(source.particles, source).select(rows.tolist())
     columns = {"rlnImageName": [str(path) for path in images]}
     columns |= _moved_coordinates(source, rows)
     columns |= _pixel_size_columns(table, source.angpix)
@@ -140,6 +142,26 @@ def output_table(source: TomogramSource, rows: np.ndarray, images: Sequence[Path
     if block is not None and "rlnCtfImage" in block.labels:
         star = star.without_column(block, "rlnCtfImage")
     return _describe_images(star, source)
+
+
+def _with_optics(table: Particles, source: TomogramSource) -> Particles:
+    """Give a table that has no optics, such as RELION 5's picks, those of its tomograms: RELION cannot do without."""
+    groups = list(dict.fromkeys(tuple(p.tomogram.optics.items()) for p in source.placements))
+    known = all(dict(group).keys() == set(OPTICS_COLUMNS) for group in groups)
+    if table.star.block("optics") is not None or not known:
+        return table
+    numbers = np.ones(len(table), dtype=int)
+    for placement in source.placements:
+        numbers[placement.rows] = groups.index(tuple(placement.tomogram.optics.items())) + 1
+    optics: dict[str, Sequence[object]] = {"rlnOpticsGroup": range(1, len(groups) + 1)}
+    optics |= {label: [dict(group)[label] for group in groups] for label in OPTICS_COLUMNS}
+    optics["rlnTomoSubtomogramBinning"] = [1] * len(
+        groups
+    )  # becomes right with the other sizes of the images
+    head = tables_text({"optics": optics}).encode("utf-8", "surrogateescape")
+    wider = table.with_columns({"rlnOpticsGroup": [str(number) for number in numbers.tolist()]})
+    star = StarFile.parse(head + wider.star.to_bytes(), table.path)
+    return replace(wider, star=star, block=star.blocks[wider.star.blocks.index(wider.block) + 1])
 
 
 def write_skipped(path: Path, particles: Particles, skipped: Sequence[Skipped]) -> None:
@@ -240,9 +262,3 @@ def _describe_images(star: StarFile, source: TomogramSource) -> StarFile:
     if general is not None and "rlnTomoSubTomosAre2DStacks" in general.items:
         star = star.with_item(general, "rlnTomoSubTomosAre2DStacks", "0")
     return star
-
-
-def _relative_to_project(path: Path) -> Path:
-    """RELION wants paths from the project folder, which is the current one."""
-    absolute, here = path.absolute(), Path.cwd()
-    return absolute.relative_to(here) if absolute.is_relative_to(here) else absolute

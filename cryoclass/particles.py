@@ -2,18 +2,18 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from cryoclass.errors import ParticleError, StarError
-from cryoclass.star.dialects import OLD_ORIGINS, ORIENTATION, Dialect, detect, image_angpix
+from cryoclass.star.dialects import OLD_ORIGINS, ORIENTATION, Dialect, detect, image_angpix, optics_column
 from cryoclass.star.document import Block, StarFile
 from cryoclass.star.frames import origins_in_tomogram
 from cryoclass.star.lists import read_list
-from cryoclass.tomograms import listed_file
+from cryoclass.star.optimisation import PARTICLES, listed_file, set_beside
 
 LISTS = (".tbl", ".em")
 LABEL_COLUMNS = ("cryoclassLabel", "rlnClassNumber")
@@ -43,11 +43,14 @@ class Particles:
         The file as it was read, and the block that holds the particles.
     dialect
         What kind of file it is.
+    optimisation_set
+        The file that ties the particles to their tomograms, where there is one.
     """
 
     star: StarFile
     block: Block
     dialect: Dialect
+    optimisation_set: StarFile | None = None
 
     def __len__(self) -> int:
         return len(self.block)
@@ -83,6 +86,11 @@ class Particles:
     def angpix(self) -> np.ndarray | None:
         """Pixel size in angstroms of each particle's image (n,); ``None`` where the file says none."""
         return image_angpix(self.star, self.block)
+
+    @cached_property
+    def tilt_series_angpix(self) -> np.ndarray | None:
+        """Unbinned pixel size in angstroms of each particle's tilt series (n,); ``None`` where the file says none."""
+        return optics_column(self.star, self.block, "rlnTomoTiltSeriesPixelSize")
 
     @cached_property
     def coordinates(self) -> np.ndarray:
@@ -142,15 +150,17 @@ class Particles:
         block = next(
             b for old, b in zip(self.star.blocks, star.blocks, strict=True) if old.line == self.block.line
         )
-        return Particles(star=star, block=block, dialect=self.dialect)
+        return replace(self, star=star, block=block)
 
     def with_columns(self, columns: Mapping[str, Sequence[str]]) -> "Particles":
         """Return the particles with columns added or replaced, all else as it was."""
         star = self.star.with_columns(self.block, columns)
+        if star.version is not None and star.block("optics") is None:
+            star = star.without_versions()
         block = next(
             b for old, b in zip(self.star.blocks, star.blocks, strict=True) if old.line == self.block.line
         )
-        return Particles(star=star, block=block, dialect=self.dialect)
+        return replace(self, star=star, block=block)
 
 
 def read_particles(path: Path) -> Particles:
@@ -161,14 +171,15 @@ def read_particles(path: Path) -> Particles:
     StarError
         No such file, no STAR file, or no particles in it; the message says what it is instead.
     """
-    star = read_list(path) if path.suffix in LISTS else StarFile.read(path)
-    star = listed_file(star, "rlnTomoParticlesFile")
+    given = read_list(path) if path.suffix in LISTS else StarFile.read(path)
+    star = listed_file(given, PARTICLES)
+    optimisation_set = given if given is not star else set_beside(path)
     dialect, block = detect(star)
     if not len(block):
         raise StarError(
             f"{star.path} has no particles: its table is empty.", "Give a file with at least one row."
         )
-    return Particles(star=star, block=block, dialect=dialect)
+    return Particles(star=star, block=block, dialect=dialect, optimisation_set=optimisation_set)
 
 
 def _label(cell: str, first: float) -> str | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from cryoclass.particles import Particles
+from cryoclass.star.optimisation import read_set, write_set
 from cryoclass.star.tables import write_tables
 
 UNSURE = "unsure"
@@ -24,8 +25,8 @@ def prediction_columns(
     """Return the columns that predictions add to a table.
 
     ``rlnClassNumber`` counts from 1 as RELION does; 0 means unsure or unreadable. ``rlnMaxValueProbDistribution`` is
-    the highest probability, ``cryoclassClassName`` the class in words, ``cryoclassProbability1`` ... one column per
-    class, numbered as in ``classes.star``.
+    the highest probability, ``cryoclassClassName`` the class in words (blanks become ``_``),
+    ``cryoclassProbability1`` ... one column per class, numbered as in ``classes.star``.
 
     Parameters
     ----------
@@ -38,7 +39,8 @@ def prediction_columns(
     unreadable
         Rows that had no usable box.
     """
-    names = np.array([*classes, UNSURE], dtype=object)[assigned]
+    words = ["_".join(name.split()) for name in classes]  # Warp splits a row at every blank
+    names = np.array([*words, UNSURE], dtype=object)[assigned]
     names[list(unreadable)] = UNREADABLE
     columns = {
         "rlnClassNumber": [str(number) for number in (assigned + 1).tolist()],
@@ -72,6 +74,22 @@ def write_split(outdir: Path, table: Particles, assigned: np.ndarray, classes: S
         written.append(outdir / f"{name}.star")
         table.select(rows.tolist()).star.write(written[-1])
     return written
+
+
+def write_optimisation_sets(table: Particles, tomograms: Path | None, written: Sequence[Path]) -> list[Path]:
+    """Write an optimisation set for each written particle file, where the input came with one.
+
+    Parameters
+    ----------
+    table
+        The input.
+    tomograms
+        What the user gave for the tomograms; it may be an optimisation set too.
+    written
+        Particle files made from the input.
+    """
+    original = table.optimisation_set or (read_set(tomograms) if tomograms else None)
+    return [write_set(original, star) for star in written] if original else []
 
 
 def _decimals(values: np.ndarray) -> list[str]:

@@ -176,13 +176,28 @@ class Extraction(Cutting):
 
 # -------------------------------------------------------------------------------------------- networks
 
+Intensity = Literal["standard", "unit", "as-pretrained"]
+DepthPolicy = Literal["resize", "keep", "repeat-last"]
+BeamAxis = Literal["z", "y", "x"]
+
+INTENSITY_HELP = (
+    "Grey values per box: mean 0 and deviation 1 (standard), 0 to 1 (unit, the paper's), or what the pretrained "
+    "weights were shown (as-pretrained)."
+)
+DEPTH_HELP = (
+    "Slices along the beam: resampled to the network's depth, kept as they are, or the last one repeated up to the "
+    "network's depth."
+)
+BEAM_AXIS_HELP = "Axis of the boxes that plays the role of time in video."
+
 
 @dataclass(frozen=True, kw_only=True)
 class Preparation(Settings):
     """What turns raw voxels into network input: the single definition, stored in the model card.
 
-    ``intensity`` is taken per box: ``standard`` gives mean 0 and standard deviation 1, ``unit`` stretches the
-    smallest and largest voxel to 0 and 1 (the paper's way).
+    ``intensity`` is taken per box: ``standard`` gives mean 0 and standard deviation 1; ``unit`` stretches the smallest and
+    largest voxel to 0 and 1 (the paper's way); ``as-pretrained`` stretches them to ``limits``, what the backbone's weights
+    saw in black and white (filled in by :meth:`cryoclass.backbones.spec.BackboneSpec.prepare`).
     """
 
     panel: ClassVar[str] = "Network input"
@@ -194,9 +209,16 @@ class Preparation(Settings):
         minimum=8,
         maximum=512,
     )
-    intensity: Literal["standard", "unit"] = setting(
-        "unit", help="Grey values per box: mean 0 and deviation 1 (standard), or 0 to 1 (unit, the paper's)."
-    )
+    intensity: Intensity = setting("unit", help=INTENSITY_HELP)
+    depth: DepthPolicy = setting("resize", help=DEPTH_HELP)
+    beam_axis: BeamAxis = setting("z", help=BEAM_AXIS_HELP)
+    limits: tuple[float, float] = (0.0, 1.0)
+
+    def seen(self, depth: int | None = None) -> Size3:
+        """Return what the network sees of a box with this many slices along the beam."""
+        if self.depth == "keep" and depth is not None:
+            return (depth, *self.input_size[1:])
+        return self.input_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,6 +315,14 @@ class Start(Settings):
         minimum=8,
         maximum=512,
     )
+    intensity: Intensity | None = setting(None, help=f"{INTENSITY_HELP} The recipe's where left out.")
+    depth: DepthPolicy = setting("resize", help=DEPTH_HELP)
+    beam_axis: BeamAxis = setting("z", help=BEAM_AXIS_HELP)
+    legacy_shortcut: bool = setting(
+        False,
+        flags=("--legacy-shortcut",),
+        help="Let no gradient through the shortcuts of r3d18-k400 and r3d34-k400, as in the code of 2018.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -313,7 +343,11 @@ class Training(Settings):
         None, flags=("--batch-size", "-b"), help="Instead of the recipe's.", minimum=2, maximum=65536
     )
     lr: float | None = setting(None, help="Learning rate, instead of the recipe's.", above=0, maximum=10)
-    freeze: bool = setting(False, flags=("--freeze",), help="Train the head alone.")
+    freeze: bool = setting(
+        False,
+        flags=("--freeze",),
+        help="Train the head alone, on embeddings that are computed once, without augmentation.",
+    )
     seed: int = setting(0, help="Seed of everything random.", minimum=0)
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +22,7 @@ from cryoclass.volumes.normalise import normalise
 from cryoclass.volumes.rescale import RescalePlan, apply_rescale, plan_rescale
 
 MAX_ANGPIX_DIFFERENCE = 0.01
+FAR_OUTSIDE = 2**40  # voxels; nonsense coordinates must stay whole numbers
 _REEXTRACT = (
     "Extract again with 3D volumes (RELION 5: 'Write output as 2D stacks? No'; WarpTools: --3d), or cut them from "
     "the tomograms: cryoclass extract, or --tomograms."
@@ -380,11 +381,11 @@ def place(
 ) -> Iterable[Placement]:
     """Yield where to cut, tomogram by tomogram, in the order of the file."""
     coordinates, frame = particles.coordinates, coordinate_frame(particles, settings)
-    names = np.array(particles.tomograms)
+    rows_of = _rows_by_name(particles.tomograms)
     for name, tomogram in tomograms.items():
-        rows = np.flatnonzero(names == name)
-        geometry = tomogram.geometry(tomogram_angpix)
-        pixel = settings.coords_angpix or _pixel_of(particles, rows)
+        rows = rows_of[name]
+        geometry = _geometry(tomogram, particles, rows, tomogram_angpix)
+        pixel = settings.coords_angpix or (None if particles.angpix is None else particles.angpix[rows])
         positions = affine(frame, geometry, pixel).voxel(coordinates[rows])
         if settings.shifts and particles.origins is not None:
             positions = positions - particles.origins[rows] / geometry.angpix
@@ -393,10 +394,24 @@ def place(
             tomogram=tomogram,
             rows=rows,
             positions=positions,
-            centres=rounded.astype(np.int64),
+            centres=np.clip(rounded, -FAR_OUTSIDE, FAR_OUTSIDE).astype(np.int64),
             geometry=geometry,
             plan=plan_rescale(settings.box, geometry.angpix, settings.angpix or geometry.angpix),
         )
+
+
+def _rows_by_name(names: Sequence[str]) -> dict[str, np.ndarray]:
+    distinct, codes = np.unique(np.array(names), return_inverse=True)
+    order, ends = np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))
+    return dict(zip(distinct.tolist(), np.split(order, ends[:-1]), strict=True))
+
+
+def _geometry(tomogram: Tomogram, particles: Particles, rows: np.ndarray, angpix: float | None) -> Geometry:
+    """Return the tomogram's sizes; what it does not know of its tilt series may stand with the particles."""
+    geometry = tomogram.geometry(angpix)
+    if geometry.tilt_series_angpix is not None or particles.tilt_series_angpix is None:
+        return geometry
+    return replace(geometry, tilt_series_angpix=float(particles.tilt_series_angpix[rows[0]]))
 
 
 def coordinate_frame(particles: Particles, settings: Extraction) -> Frame:
@@ -405,10 +420,6 @@ def coordinate_frame(particles: Particles, settings: Extraction) -> Frame:
     if settings.coords_angpix is not None or frame is None:
         return Frame.IMAGE_PIXELS
     return frame
-
-
-def _pixel_of(particles: Particles, rows: np.ndarray) -> float | None:
-    return None if particles.angpix is None else float(particles.angpix[rows[0]])
 
 
 def _common_angpix(placements: list[Placement]) -> float:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from cryoclass.star.dialects import Dialect
 from cryoclass.star.document import Block, StarFile
 from cryoclass.star.frames import Geometry
 from cryoclass.star.names import match, nearest, resolve, volume_files
+from cryoclass.star.optimisation import TOMOGRAMS, listed_file
 from cryoclass.volumes.mrc import Volume, open_volume
 
 VOLUME_COLUMNS = (
@@ -21,6 +22,13 @@ VOLUME_COLUMNS = (
     "rlnTomoReconstructedTomogram",
 )
 HALF_COLUMNS = ("rlnTomoReconstructedTomogramHalf1", "rlnTomoReconstructedTomogramHalf2")
+OPTICS_COLUMNS = (
+    "rlnOpticsGroupName",
+    "rlnVoltage",
+    "rlnSphericalAberration",
+    "rlnAmplitudeContrast",
+    "rlnTomoTiltSeriesPixelSize",
+)
 UNKNOWN_SIZE = -999
 MAX_BINNING_DIFFERENCE = 0.01
 
@@ -37,6 +45,8 @@ class Tomogram:
         Its volume; or two half volumes, which are summed as RELION does.
     tilt_series_angpix, unbinned_size, binning
         From ``tomograms.star``; ``None`` where it does not say.
+    optics
+        What ``tomograms.star`` says of the microscope, as text: the optics group of the particles in this tomogram.
     """
 
     name: str
@@ -44,6 +54,7 @@ class Tomogram:
     tilt_series_angpix: float | None = None
     unbinned_size: tuple[float, float, float] | None = None
     binning: float | None = None
+    optics: Mapping[str, str] = field(default_factory=dict)
 
     def open(self) -> Volume:
         """Map the volume (kept open for a few tomograms at a time)."""
@@ -147,14 +158,18 @@ def find_tomograms(
         No name, or not every name, has a volume; the nearest file is suggested for each.
     """
     names = list(dict.fromkeys(names))
-    found, files = _look_up(names, where, star)
+    found, files = look_up(names, where, star)
     missing = [name for name in names if name not in found]
     if missing and (not found or not skip_missing):
         raise ParticleError(_missing_words(missing, len(names), where, files), _missing_hint(found, files))
     return found
 
 
-def _look_up(names: list[str], where: Path | None, star: Path) -> tuple[dict[str, Tomogram], list[Path]]:
+def look_up(names: list[str], where: Path | None, star: Path) -> tuple[dict[str, Tomogram], list[Path]]:
+    """Return the volumes that were found, by tomogram name, and all the files that there are to choose from.
+
+    Parameters and errors are those of :func:`find_tomograms`, but names without a volume raise nothing.
+    """
     if where is None:
         paths = {name: path for name in names if name and (path := resolve(name, star)) and path.is_file()}
         return {name: Tomogram(name=name, paths=(path,)) for name, path in paths.items()}, []
@@ -188,48 +203,32 @@ def _second_half(path: Path) -> Path:
 
 
 def read_tomograms(path: Path) -> dict[str, Tomogram]:
-    """Read a ``tomograms.star`` (RELION 4, 5, WarpTools), or the one that an optimisation set names.
+    """Read a ``tomograms.star`` (RELION 4, 5, WarpTools), the one that an optimisation set names, or a micrographs STAR.
 
     Raises
     ------
     StarError
         The file lists no tomograms, or none of its volumes exists.
     """
-    star = listed_file(StarFile.read(path), "rlnTomoTomogramsFile")
+    star = listed_file(StarFile.read(path), TOMOGRAMS)
     block = next((b for b in star.blocks if "rlnTomoName" in b.labels), None)
     if block is None:
-        raise StarError(
-            f"{star.path} lists no tomograms: it has no column rlnTomoName.", "Give a tomograms.star."
-        )
+        return _listed_volumes(star)
     names = star.column(block, "rlnTomoName")
     return {name: _tomogram_of_row(star, block, row, name) for row, name in enumerate(names)}
 
 
-def listed_file(star: StarFile, label: str) -> StarFile:
-    """Return the file that an optimisation set names, or ``star`` itself where it is none.
-
-    Raises
-    ------
-    StarError
-        The named file does not exist.
-    """
-    listed = _optimisation_item(star, label)
-    if not listed:
-        return star
-    target = resolve(listed, star.path)
-    if target is None:
-        raise StarError(f"{star.path} names {listed}, which does not exist.", "Run from the project folder.")
-    return StarFile.read(target)
-
-
-def _optimisation_item(star: StarFile, label: str) -> str:
-    """Return an entry of an optimisation set, be it a list block or a loop of one row; empty where there is none."""
-    for block in star.blocks:
-        if label in block.items:
-            return block.items[label]
-        if label in block.labels and len(block):
-            return star.column(block, label)[0]
-    return ""
+def _listed_volumes(star: StarFile) -> dict[str, Tomogram]:
+    """Read RELION's list of micrographs, which in tomography are the tomograms themselves."""
+    block = next((b for b in star.blocks if "rlnMicrographName" in b.labels), None)
+    if block is None:
+        raise StarError(
+            f"{star.path} lists no tomograms: it has neither rlnTomoName nor rlnMicrographName.",
+            "Give a tomograms.star.",
+        )
+    names = dict.fromkeys(star.column(block, "rlnMicrographName"))
+    paths = {name: resolve(name, star.path) for name in names}
+    return {name: Tomogram(name=name, paths=(path,) if path else ()) for name, path in paths.items()}
 
 
 def _tomogram_of_row(star: StarFile, block: Block, row: int, name: str) -> Tomogram:
@@ -253,11 +252,16 @@ def _tomogram_of_row(star: StarFile, block: Block, row: int, name: str) -> Tomog
         tilt_series_angpix=number("rlnTomoTiltSeriesPixelSize"),
         unbinned_size=None if UNKNOWN_SIZE in size else (size[0], size[1], size[2]),
         binning=number("rlnTomoTomogramBinning"),
+        optics={label: value for label in OPTICS_COLUMNS if (value := text(label))},
     )
 
 
 def _match_listed(names: list[str], listed: Mapping[str, Tomogram]) -> dict[str, Tomogram]:
-    return {name: listed[name] for name in names if name in listed and listed[name].paths}
+    usable = {name: tomogram for name, tomogram in listed.items() if tomogram.paths}
+    by_path = {Path(name): tomogram for name, tomogram in usable.items()}  # a Path drops a leading "./"
+    others = match([name for name in names if name not in listed], by_path)
+    found = {name: by_path[path] for name, path in others.items()}
+    return {name: usable.get(name) or found[name] for name in names if name in usable or name in found}
 
 
 def _missing_words(missing: list[str], total: int, where: Path | None, files: list[Path]) -> str:

@@ -2,11 +2,12 @@
 
 import io
 import warnings
+import zlib
 
 import torch
 from torch import Tensor, nn
 
-from cryoclass.backbones.spec import Backbone, BackboneSpec, Weights
+from cryoclass.backbones.spec import Address, Backbone, BackboneSpec, Scale, Stem, Weights
 from cryoclass.classifier import Classifier, ModelCard, current_versions
 from cryoclass.settings import Preparation
 
@@ -23,17 +24,25 @@ class TinyBackbone(Backbone):
         return self.bn1(self.conv1(x)).mean(dim=(2, 3, 4))
 
 
-def tiny_spec(*addresses: str) -> BackboneSpec:
+def tiny_spec(*urls: str, hashes: dict[str, str] | None = None) -> BackboneSpec:
+    known = hashes or {}
     return BackboneSpec(
         name="tiny",
         summary="for tests",
         build=TinyBackbone,
         width=4,
         parameters=116,
-        stem="conv1.weight",
+        gflop=0.1,
+        stem=Stem(weight="conv1.weight", offset="bn1.running_mean"),
         discard=("fc.",),
         trained_on="noise",
-        weights=Weights(filename="tiny.pth", addresses=addresses, size=2_000_000),
+        scale=Scale(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3)),
+        weights=Weights(
+            filename="tiny.pth",
+            addresses=tuple(Address(url=url, hash=known.get(url, "")) for url in urls),
+            size=2_000_000,
+            by_hand="https://example.org/folder",
+        ),
     )
 
 
@@ -49,11 +58,10 @@ def shake(module: nn.Module, seed: int = 0) -> nn.Module:
     return module.eval()
 
 
-def published_state(network: nn.Module, prefix: str = "") -> dict[str, Tensor]:
-    """Lay tensors out as the 2018 files do: no batch counters, a head for 400 classes at the end."""
+def published_state(network: nn.Module, classes: int = 400) -> dict[str, Tensor]:
+    """Lay tensors out as the 2018 files do: no batch counters, a head at the end."""
     state = {name: value for name, value in network.state_dict().items() if "num_batches" not in name}
-    state |= {"fc.weight": torch.zeros(400, 512), "fc.bias": torch.zeros(400)}
-    return {prefix + name: value for name, value in state.items()}
+    return state | {"fc.weight": torch.zeros(classes, network.width), "fc.bias": torch.zeros(classes)}
 
 
 class _OldTensor:
@@ -97,3 +105,32 @@ def small_card(**changes) -> ModelCard:
         "versions": current_versions(),
     }
     return ModelCard(**{**fields, **changes})
+
+
+def by_formula(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Fill tensors by a formula of their name and index; the scale is that of a healthy network."""
+    return {name: _filled(name, value) for name, value in state.items()}
+
+
+def _filled(name: str, value: Tensor) -> Tensor:
+    if not value.is_floating_point():
+        return value
+    number = 1 + zlib.crc32(name.encode()) % 500
+    wave = torch.sin(torch.arange(value.numel(), dtype=torch.float64) * (0.7 + 0.013 * number) + number)
+    if value.ndim > 1:
+        wave = wave * (3.0 / value[0].numel()) ** 0.5
+    elif name.endswith("running_var"):
+        wave = 1 + 0.5 * wave
+    elif name.endswith("weight"):
+        wave = 1 + 0.2 * wave
+    else:
+        wave = 0.1 * wave
+    return wave.reshape(value.shape).to(value.dtype)
+
+
+def formula_box(channels: int, depth: int, height: int, width: int) -> Tensor:
+    """Return one box ``(1, channels, depth, height, width)``, every voxel by a formula of its place."""
+    count = channels * depth * height * width
+    place = torch.arange(count, dtype=torch.float64)
+    box = torch.sin(0.37 * place) + torch.cos(0.011 * place)
+    return box.reshape(1, channels, depth, height, width).float()

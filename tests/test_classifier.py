@@ -174,8 +174,18 @@ WRONG_FIELDS = {
     "contrast": ["grey", ["bright"]],
     "preparation": [
         {},
-        {"input_size": [8, 8, 8], "intensity": "loud"},
-        {"input_size": [4, 8, 8], "intensity": "unit"},
+        *(
+            {**Preparation(input_size=(8, 8, 8)).to_dict(), **change}
+            for change in (
+                {"intensity": "loud"},
+                {"input_size": [4, 8, 8]},
+                {"depth": "half"},
+                {"beam_axis": "w"},
+                {"limits": [1, 0]},
+                {"limits": [0]},
+                {"colour": "red"},
+            )
+        ),
     ],
     "training": [3],
     "weights_sha256": ["abc", 5],

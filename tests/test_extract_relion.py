@@ -57,7 +57,9 @@ class Tomogram:
         run = ["relion_preprocess", "--i", "mics.star", "--coord_dir", "./", "--coord_suffix", "_coords.star"]
         run += ["--part_dir", "Peer/", "--part_star", "Peer.star", "--extract", *map(str, options)]
         subprocess.run(run, cwd=self.folder, check=True, capture_output=True)
-        return [self.read(name) for name in starfile.read(self.folder / "Peer.star")["particles"]["rlnImageName"]]
+        return [
+            self.read(name) for name in starfile.read(self.folder / "Peer.star")["particles"]["rlnImageName"]
+        ]
 
     def ours(self, cryoclass, star: str, *options: object) -> list[np.ndarray]:
         """Return the boxes that cryoclass extract writes."""
@@ -194,7 +196,17 @@ def test_rescaled_boxes_are_relions(tomogram, cryoclass, size, scaled):
 def test_rescaled_normalised_inverted_boxes_are_relions(tomogram, cryoclass):
     """The order of the three steps, and that the radius counts pixels after scaling."""
     Path("coords.star").write_text(relion31(INSIDE))
-    options = ("--extract_size", 24, "--scale", 16, "--norm", "--no_ramp", "--bg_radius", 5, "--invert_contrast")
+    options = (
+        "--extract_size",
+        24,
+        "--scale",
+        16,
+        "--norm",
+        "--no_ramp",
+        "--bg_radius",
+        5,
+        "--invert_contrast",
+    )
     boxes = tomogram.ours(
         cryoclass,
         "coords.star",
@@ -240,7 +252,14 @@ def test_relion_extracts_again_from_our_table(tomogram, cryoclass):
     plain = ("--box", BOX, "--no-norm", "--invert", "no", "--relion-rounding")
     boxes = tomogram.ours(cryoclass, "coords.star", *plain)
     tomogram.relion(INSIDE, "--extract_size", BOX)  # writes mics.star
-    again = ["relion_preprocess", "--i", "mics.star", "--reextract_data_star", "Ours/particles.star", "--extract"]
+    again = [
+        "relion_preprocess",
+        "--i",
+        "mics.star",
+        "--reextract_data_star",
+        "Ours/particles.star",
+        "--extract",
+    ]
     again += ["--part_dir", "Again/", "--part_star", "Again.star", "--extract_size", str(BOX)]
     subprocess.run(again, check=True, capture_output=True)
     found = [tomogram.read(name) for name in images(Path("Again.star"))]

@@ -4,12 +4,22 @@ import difflib
 from pathlib import Path
 from typing import Literal
 
-from cryoclass.backbones import resnet3d
+from cryoclass.backbones import (
+    autoencoding,
+    inflated,
+    r2plus1d34,
+    rb3d,
+    resnet3d,
+    torchvision_video,
+    vivit,
+    vjepa2,
+)
 from cryoclass.backbones.spec import Backbone, BackboneSpec
 from cryoclass.backbones.weights import fetch_weights, load_weights
 from cryoclass.errors import UsageError
+from cryoclass.progress import Track, silent
 
-FAMILIES = (resnet3d,)
+FAMILIES = (resnet3d, torchvision_video, r2plus1d34, vivit, vjepa2, inflated, rb3d, autoencoding)
 
 BACKBONES: dict[str, BackboneSpec] = {spec.name: spec for family in FAMILIES for spec in family.SPECS}
 
@@ -35,7 +45,12 @@ def build_backbone(name: str) -> Backbone:
 
 
 def load_backbone(
-    name: str, *, init: Literal["auto", "video", "random"] = "auto", weights: Path | None = None
+    name: str,
+    *,
+    init: Literal["auto", "video", "random"] = "auto",
+    weights: Path | None = None,
+    as_pretrained: bool = False,
+    track: Track = silent,
 ) -> Backbone:
     """Return the network of a backbone with the weights that it shall start from.
 
@@ -48,6 +63,11 @@ def load_backbone(
         pretrained weights.
     weights
         A file to take instead of the published one; no network is used then.
+    as_pretrained
+        Whether boxes will come with the grey values that the weights were trained with, see
+        :func:`cryoclass.backbones.weights.load_weights`.
+    track
+        Hears about a download.
 
     Raises
     ------
@@ -63,7 +83,7 @@ def load_backbone(
         known = ", ".join(other.name for other in BACKBONES.values() if other.weights is not None)
         raise UsageError(f"{name} has no weights from video.", f"Use one of {known}, or give --weights FILE.")
     if weights is not None:
-        return load_weights(entry, weights)
+        return load_weights(entry, weights, as_pretrained=as_pretrained)
     if init == "random" or entry.weights is None:
         return entry.build(1)
-    return load_weights(entry, fetch_weights(entry))
+    return load_weights(entry, fetch_weights(entry, track), as_pretrained=as_pretrained)

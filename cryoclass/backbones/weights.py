@@ -1,14 +1,13 @@
 """Pretrained weights: reading a file safely, checking it tensor by tensor, and the cache that downloads live in.
 
-No published hash exists for the 2018 files, so a file is trusted for its structure on first use; its sha256 is then
-recorded beside it and held from there on.
+Many files have no published hash, so a file is trusted for its structure on first use; its sha256 is then recorded beside
+it and held from there on.
 """
 
-import hashlib
 import json
-import logging
 import os
 import pickle
+import re
 import shutil
 import struct
 import warnings
@@ -22,10 +21,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from cryoclass.backbones.spec import Backbone, BackboneSpec, Weights
-from cryoclass.backbones.stem import sum_channels
-from cryoclass.errors import ModelError
+from cryoclass.backbones.download import check_hash, download, sha256
+from cryoclass.backbones.onnx_copy import read_onnx
+from cryoclass.backbones.spec import Address, Backbone, BackboneSpec, State, Weights
+from cryoclass.backbones.stem import grey_stem
+from cryoclass.errors import ModelError, UsageError
 from cryoclass.files import replacing, write_text
+from cryoclass.progress import Track, silent
 
 # torch.load meets damage in its unpickler, its zip reader or its storages, and each has errors of its own.
 DAMAGE = (
@@ -44,12 +46,12 @@ DAMAGE = (
 
 COUNTER = "num_batches_tracked"  # absent from files written before PyTorch 0.4.1; plays no part in inference
 PREFIX = "module."  # left by DataParallel
-TIMEOUT = 20  # seconds without an answer
+WRAPPERS = ("state_dict", "model", "model_state_dict")  # names that training scripts give to the tensors
 
-State = dict[str, Tensor]
+ONNX_START = b"\x08"  # the field ir_version, which every ONNX file begins with; neither zip nor pickle do
 
 
-def load_weights(spec: BackboneSpec, path: Path) -> Backbone:
+def load_weights(spec: BackboneSpec, path: Path, *, as_pretrained: bool = False) -> Backbone:
     """Build a backbone for grey boxes and fill it from a weight file, every tensor checked.
 
     Parameters
@@ -57,28 +59,33 @@ def load_weights(spec: BackboneSpec, path: Path) -> Backbone:
     spec
         The backbone.
     path
-        ``.pth``, ``.pt`` or ``.safetensors``, with three input channels as published, or one.
+        ``.pth``, ``.pt``, ``.safetensors`` or ``.onnx``, with three input channels as published, or one.
+    as_pretrained
+        Make the grey stem for boxes with the grey values of :attr:`BackboneSpec.scale`; else for boxes of whatever scale,
+        as if all three colours had been shown the same. A file with one channel is taken as it is.
 
     Raises
     ------
     ModelError
         The file cannot be read or does not fit; the message names the first tensor that is wrong.
     """
-    state = {name: value for name, value in read_state(path).items() if not name.startswith(spec.discard)}
+    state = spec.convert(read_state(path, spec))
+    state = {name: value for name, value in state.items() if not name.startswith(spec.discard)}
     channels = _input_channels(state, spec, path)
     check_state(state, _layout(spec, channels), path)
-    if channels == 3:
-        state[spec.stem] = sum_channels(state[spec.stem])
+    if spec.stem is not None and channels == 3:
+        state = grey_stem(state, spec.stem, spec.scale if as_pretrained else None)
     backbone = spec.build(1)
     expected = backbone.state_dict()
     backbone.load_state_dict({**expected, **state}, strict=True)
     return backbone
 
 
-def read_state(path: Path) -> State:
+def read_state(path: Path, spec: BackboneSpec) -> State:
     """Read the tensors of a weight file by name, on the CPU, without running any code that the file may hold.
 
-    A wrapper such as ``{"state_dict": ..., "optimizer": ...}`` is opened and the ``module.`` of DataParallel removed.
+    A wrapper such as ``{"state_dict": ..., "optimizer": ...}`` is opened and the ``module.`` of DataParallel removed. The
+    names in an ONNX file mean nothing; its tensors get those of ``spec``, in the order of the graph.
 
     Raises
     ------
@@ -88,14 +95,14 @@ def read_state(path: Path) -> State:
     try:
         with path.open("rb") as file:
             start = file.read(9)
-        content = _read_safetensors(path) if start[8:] == b"{" else _read_torch(path)
+        content = _read(path, start, spec)
     except OSError as error:
-        raise ModelError(
-            f"{path} cannot be read: {error.strerror or error}.", "Check the path given to --weights."
-        ) from error
-    state = content.get("state_dict", content) if isinstance(content, Mapping) else None
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}.", "Check the path.") from error
+    state = _unwrap(content)
     if not isinstance(state, Mapping) or not state or not all(isinstance(name, str) for name in state):
-        raise ModelError(f"{path} holds no named tensors.", "Give a state_dict (.pth, .pt or .safetensors).")
+        raise ModelError(
+            f"{path} holds no named tensors.", "Give a state_dict (.pth, .pt or .safetensors) or .onnx."
+        )
     for name, value in state.items():
         if not isinstance(value, Tensor):
             raise ModelError(f"{path}: {name} is a {type(value).__name__}; it must be a tensor.")
@@ -139,11 +146,11 @@ def cached_weights(spec: BackboneSpec) -> Path | None:
     return path if path is not None and path.is_file() else None
 
 
-def fetch_weights(spec: BackboneSpec) -> Path:
+def fetch_weights(spec: BackboneSpec, track: Track = silent) -> Path:
     """Return the weight file of a backbone from the cache, downloading it on first use.
 
-    The first time, its structure is checked and its sha256 recorded beside it; every later time the sha256 must be
-    the same. A file that fails is moved aside.
+    The first time, its structure is checked, and its hash where one is published, and its sha256 is recorded beside it;
+    every later time the sha256 must be the same. A file that fails is moved aside.
 
     Raises
     ------
@@ -152,11 +159,12 @@ def fetch_weights(spec: BackboneSpec) -> Path:
     """
     weights = _published(spec)
     path = cache_folder() / weights.filename
-    source = str(path) if path.is_file() else _download(spec.name, weights, path)
+    if not path.is_file():
+        return _fetch(spec, weights, path, track)
     recorded = _recorded_hash(path)
     if recorded is None:
-        return _first_use(spec, path, source)
-    if _sha256(path) != recorded:
+        return _first_use(spec, path, str(path))
+    if sha256(path) != recorded:
         aside = _move_aside(path)
         raise ModelError(
             f"{path} is not the file that was first used here: its sha256 differs from the one in "
@@ -168,6 +176,8 @@ def fetch_weights(spec: BackboneSpec) -> Path:
 
 def import_weights(spec: BackboneSpec, file: Path) -> Path:
     """Copy a weight file into the cache after checking it, so that it stands for the download; return the copy.
+
+    The copy has the published name, whatever kind of file it is: readers go by content.
 
     Raises
     ------
@@ -183,7 +193,40 @@ def import_weights(spec: BackboneSpec, file: Path) -> Path:
     return path
 
 
+def verify_weights(spec: BackboneSpec) -> Path:
+    """Check hash and structure of the cached weight file of a backbone, and return its path.
+
+    Raises
+    ------
+    UsageError
+        It is not in the cache.
+    ModelError
+        It is not what it was, or does not fit.
+    """
+    if cached_weights(spec) is None:
+        raise UsageError(f"{spec.name} is not in the cache.", f"cryoclass backbones fetch {spec.name}")
+    path = fetch_weights(spec)
+    load_weights(spec, path)
+    return path
+
+
 # ------------------------------------------------------------------------------------------- reading files
+
+
+def _read(path: Path, start: bytes, spec: BackboneSpec) -> Any:
+    if start[8:] == b"{":
+        return _read_safetensors(path)
+    if start[:1] == ONNX_START:
+        return read_onnx(path, [name for name in _layout(spec, 3) if not name.endswith(COUNTER)])
+    return _read_torch(path)
+
+
+def _unwrap(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        for name in WRAPPERS:
+            if isinstance(content.get(name), Mapping):
+                return content[name]
+    return content
 
 
 def _read_safetensors(path: Path) -> State:
@@ -199,7 +242,7 @@ def _read_torch(path: Path) -> Any:
             warnings.simplefilter("ignore")  # on old formats and odd pickle protocols
             return torch.load(path, map_location="cpu", weights_only=True)
     except DAMAGE as error:
-        reason = str(error).strip().partition("\n")[0]
+        reason = re.split(r"\n|\. ", str(error).strip())[0]  # torch goes on with advice to load it unsafely
         raise ModelError(
             f"{path} is damaged, or no weight file, or asks to run code, which is refused ({reason}).",
             "Give an unbroken state_dict (.pth, .pt or .safetensors) of tensors only.",
@@ -212,15 +255,16 @@ def _layout(spec: BackboneSpec, channels: int) -> State:
 
 
 def _input_channels(state: State, spec: BackboneSpec, path: Path) -> int:
-    if spec.stem not in state:
+    if spec.stem is None:
+        return 1
+    name = spec.stem.weight
+    if name not in state:
         raise ModelError(
-            f"{path} lacks the tensor {spec.stem}.", f"It does not belong to the backbone {spec.name}."
+            f"{path} lacks the tensor {name}.", f"It does not belong to the backbone {spec.name}."
         )
-    shape = tuple(state[spec.stem].shape)
+    shape = tuple(state[name].shape)
     if len(shape) != 5 or shape[1] not in (1, 3):
-        raise ModelError(
-            f"{path}: the tensor {spec.stem} has the shape {shape}; it must take 1 or 3 channels."
-        )
+        raise ModelError(f"{path}: the tensor {name} has the shape {shape}; it must take 1 or 3 channels.")
     return shape[1]
 
 
@@ -249,32 +293,42 @@ def _published(spec: BackboneSpec) -> Weights:
     return spec.weights
 
 
-def _download(name: str, weights: Weights, path: Path) -> str:
-    """Try each address; return the one that worked."""
-    pooch.get_logger().setLevel(logging.WARNING)  # it would print a hash and an advice to the terminal
+def _fetch(spec: BackboneSpec, weights: Weights, path: Path, track: Track) -> Path:
+    """Try each address until one gives a file that is right."""
     tried = []
     for address in weights.addresses:
         try:
-            pooch.retrieve(
-                address,
-                known_hash=None,
-                fname=path.name,
-                path=path.parent,
-                downloader=pooch.HTTPDownloader(timeout=TIMEOUT),
-            )
-        except (OSError, ValueError) as error:  # every error of requests is an OSError
-            tried.append(f"{address} ({_short(error)})")
-        else:
-            return address
-    raise ModelError(
-        f"The weights of {name} cannot be downloaded (about {weights.size / 1e6:.0f} MB). Tried: {'; '.join(tried)}.",
-        f"Get {weights.filename} on a computer with network, then use --weights FILE, or "
-        f"cryoclass backbones import {name} FILE to keep it in {path.parent}.",
+            _take(address, path, track)
+            return _first_use(spec, path, address.url)
+        except ModelError as error:
+            tried.append(f"{address.url} ({error})")
+    raise ModelError(_why_not_fetched(spec, weights, tried), _by_hand(spec, weights, path))
+
+
+def _take(address: Address, path: Path, track: Track) -> None:
+    """Bring what lies at an address to ``path``, its hash checked."""
+    part = download(address.url, path, track)
+    try:
+        check_hash(part, address.hash)
+    except ModelError as error:
+        aside = part.replace(_aside(path))
+        raise ModelError(f"{error} It was moved to {aside.name}.") from error
+    part.replace(path)
+
+
+def _why_not_fetched(spec: BackboneSpec, weights: Weights, tried: list[str]) -> str:
+    size = f"about {weights.size / 1e6:.0f} MB"
+    if not tried:
+        return f"The weights of {spec.name} ({size}) lie at no address that a program can use."
+    return f"The weights of {spec.name} cannot be downloaded ({size}). Tried: {'; '.join(tried)}."
+
+
+def _by_hand(spec: BackboneSpec, weights: Weights, path: Path) -> str:
+    place = f" from {weights.by_hand}" if weights.by_hand else " on a computer with network"
+    return (
+        f"Get {weights.filename}{place}, then use --weights FILE, or "
+        f"cryoclass backbones import {spec.name} FILE to keep it in {path.parent}."
     )
-
-
-def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error)[:100]}"
 
 
 def _first_use(spec: BackboneSpec, path: Path, source: str) -> Path:
@@ -288,7 +342,11 @@ def _first_use(spec: BackboneSpec, path: Path, source: str) -> Path:
 
 
 def _move_aside(path: Path) -> Path:
-    return path.replace(path.with_name(f"{path.name}.refused"))
+    return path.replace(_aside(path))
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.refused")
 
 
 def _record_path(path: Path) -> Path:
@@ -296,7 +354,7 @@ def _record_path(path: Path) -> Path:
 
 
 def _record(path: Path, source: str) -> None:
-    content = {"sha256": _sha256(path), "bytes": path.stat().st_size, "source": source}
+    content = {"sha256": sha256(path), "bytes": path.stat().st_size, "source": source}
     write_text(_record_path(path), json.dumps(content, indent=2) + "\n")
 
 
@@ -312,8 +370,3 @@ def _recorded_hash(path: Path) -> str | None:
             f"{record} is damaged: it must hold the sha256 of {path.name}.",
             "Delete it where you trust the file beside it.",
         ) from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,23 +5,27 @@ Nothing here imports torch; commands import what they need when they run, so tha
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
 
 from cryoclass import __version__
-from cryoclass.cli import backbones, console
+from cryoclass.cli import backbones, console, external
 from cryoclass.cli.demo import demo
+from cryoclass.cli.doctor import doctor
 from cryoclass.cli.embed import embed
 from cryoclass.cli.export import export
 from cryoclass.cli.extract import extract
 from cryoclass.cli.finetune import finetune
 from cryoclass.cli.predict import predict
 from cryoclass.cli.simulate import simulate
-from cryoclass.errors import CryoclassError
+from cryoclass.errors import CryoclassError, UsageError
 
 INTERRUPTED = 130
+
+# The base of all of Typer's usage errors has no public name.
+_TyperUsageError = cast("type[Exception]", typer.BadParameter.__base__)
 
 
 class _Guarded(TyperGroup):
@@ -72,6 +76,7 @@ def cryoclass(
 
 
 PREPARE, LEARN, USE = "Get particles", "Learn", "Use a model"
+app.command(rich_help_panel=PREPARE)(doctor)
 app.command(rich_help_panel=PREPARE)(extract)
 app.command(rich_help_panel=PREPARE)(simulate)
 app.command(rich_help_panel=LEARN)(finetune)
@@ -84,11 +89,28 @@ app.command(rich_help_panel=PREPARE)(demo)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status: 0, 1 (bad input), 2 (usage) or 130 (Ctrl-C)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    call = external.translate(words, app)
+    return _main(words) if call is None else external.run(call, _main)
+
+
+def _main(words: Sequence[str]) -> int:
     try:
-        app(args=list(sys.argv[1:] if argv is None else argv), prog_name="cryoclass")
-    except SystemExit as stop:
+        status = app(args=list(words), prog_name="cryoclass", standalone_mode=False)
+    except _TyperUsageError as problem:
+        return _wrong_usage(problem)
+    except SystemExit as stop:  # a closed pipe behind us
         return stop.code if isinstance(stop.code, int) else 1
-    return 0
+    return int(status or 0)
+
+
+def _wrong_usage(problem: Any) -> int:
+    """Say what Typer complains of in our own words; a group without a command has shown its help already."""
+    message = problem.format_message()
+    if message:
+        hint = f"{problem.ctx.command_path} -h shows the options." if problem.ctx else ""
+        console.error(UsageError(message, hint))
+    return UsageError.exit_status
 
 
 def run() -> None:

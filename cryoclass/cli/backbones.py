@@ -1,12 +1,17 @@
 """``cryoclass backbones``: which networks there are, and their pretrained weights."""
 
+import textwrap
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cryoclass.cli import console
 from cryoclass.errors import UsageError
+
+if TYPE_CHECKING:
+    from cryoclass.backbones.spec import BackboneSpec
 
 app = typer.Typer(
     name="backbones", no_args_is_help=True, help="List networks; fetch, import or verify their weights."
@@ -16,66 +21,139 @@ Name = Annotated[str, typer.Argument(help="Name from the list.")]
 
 
 @app.command("list")
-def list_all() -> None:
-    """List the networks."""
+def list_all(
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the table of the README, without what is cached.")
+    ] = False,
+) -> None:
+    """List the networks: what they were trained on, parameters, work, length of the embedding, licence, weights."""
     from cryoclass.backbones.registry import BACKBONES
-    from cryoclass.backbones.weights import cached_weights
 
-    lines = []
-    for entry in BACKBONES.values():
-        state = "-" if entry.weights is None else "cached" if cached_weights(entry) else "not fetched"
-        lines.append(
-            [
-                entry.name,
-                f"{entry.parameters / 1e6:.1f} M",
-                entry.width,
-                entry.trained_on or "-",
-                entry.licence or "-",
-                state,
-            ]
-        )
-    console.columns(
-        "backbones", ["name", "parameters", "embedding", "trained on", "licence", "weights"], lines
-    )
+    for line in _markdown(BACKBONES.values()) if markdown else _plain(BACKBONES.values()):
+        console.say(line)
 
 
 @app.command()
 def fetch(name: Name) -> None:
     """Download the weights of a network into the cache, and check them."""
-    from cryoclass.backbones.registry import spec
     from cryoclass.backbones.weights import fetch_weights
 
-    console.rows("fetched", [("weights", fetch_weights(_published(name)))])
-    console.next_command(f"cryoclass finetune particles.star --backbone {spec(name).name}")
+    entry = _published(name)
+    console.rows("fetched", [("weights", fetch_weights(entry, console.track)), *_terms(entry)])
+    console.next_command(f"cryoclass finetune particles.star --backbone {name}")
 
 
 @app.command("import")
 def import_file(
-    name: Name, file: Annotated[Path, typer.Argument(help="A .pth or .safetensors file of these weights.")]
+    name: Name,
+    file: Annotated[Path, typer.Argument(help="A .pth, .safetensors or .onnx file of these weights.")],
 ) -> None:
     """Take the weights of a network from a file, check them, and keep a copy in the cache."""
     from cryoclass.backbones.weights import import_weights
 
-    console.rows("imported", [("weights", import_weights(_published(name), file))])
+    entry = _published(name)
+    console.rows("imported", [("weights", import_weights(entry, file)), *_terms(entry)])
+    console.next_command(f"cryoclass finetune particles.star --backbone {name}")
 
 
 @app.command()
-def verify(name: Name) -> None:
-    """Check the cached weights of a network: hash and structure."""
-    from cryoclass.backbones.weights import cached_weights, fetch_weights, load_weights
+def verify(
+    name: Annotated[
+        str | None, typer.Argument(help="Name from the list; all in the cache where left out.")
+    ] = None,
+) -> None:
+    """Check cached weights: hash and structure."""
+    from cryoclass.backbones.registry import BACKBONES
+    from cryoclass.backbones.weights import cached_weights, verify_weights
 
-    entry = _published(name)
-    if cached_weights(entry) is None:
-        raise UsageError(f"{name} is not in the cache.", f"cryoclass backbones fetch {name}")
-    path = fetch_weights(entry)
-    load_weights(entry, path)
-    console.rows("verified", [("weights", path), ("structure", "right"), ("hash", "as recorded")])
+    entries = [_published(name)] if name else [e for e in BACKBONES.values() if cached_weights(e)]
+    if not entries:
+        console.note("no weights are cached")
+    for entry in entries:
+        path = verify_weights(entry)
+        console.rows(
+            f"verified {entry.name}", [("weights", path), ("structure", "right"), ("hash", "as recorded")]
+        )
 
 
-def _published(name: str):  # type: ignore[no-untyped-def]  # noqa: ANN202 - BackboneSpec, whose import needs torch
+def _published(name: str) -> "BackboneSpec":
     from cryoclass.backbones.registry import spec
 
     entry = spec(name)
     if entry.weights is None:
         raise UsageError(f"{name} has no pretrained weights.", "cryoclass backbones list shows which have.")
     return entry
+
+
+def _terms(entry: "BackboneSpec") -> list[tuple[str, str]]:
+    return [("licence", f"{entry.licence}. {entry.licence_note}".rstrip(". ") + ".")]
+
+
+# ------------------------------------------------------------------------------------------------ tables
+
+# Width of each column on a terminal of 80; a longer data set goes on in the next line.
+COLUMNS = {
+    "name": 23,
+    "trained on": 12,
+    "M par.": 6,
+    "GFLOP": 5,
+    "width": 5,
+    "licence": 12,
+    "MB": 4,
+    "here": 4,
+}
+
+
+def _plain(entries: Iterable["BackboneSpec"]) -> list[str]:
+    """Return a table of at most 80 characters: millions of parameters, work for one box, whether the weights are here."""
+    from cryoclass.backbones.weights import cached_weights
+
+    lines = [_line(COLUMNS)]
+    for entry in entries:
+        state = "-" if entry.weights is None else "yes" if cached_weights(entry) else "no"
+        first, *more = textwrap.wrap(entry.trained_on or "-", COLUMNS["trained on"], break_on_hyphens=False)
+        lines.append(_line((entry.name, first, *_numbers(entry), entry.licence, _megabytes(entry), state)))
+        lines += [f"{'':{COLUMNS['name']}} {part}" for part in more]
+    return lines
+
+
+def _line(cells: Iterable[str]) -> str:
+    left = ("name", "trained on", "licence")
+    placed = [
+        f"{cell:<{width}}" if name in left else f"{cell:>{width}}"
+        for cell, (name, width) in zip(cells, COLUMNS.items(), strict=True)
+    ]
+    return " ".join(placed).rstrip()
+
+
+def _markdown(entries: Iterable["BackboneSpec"]) -> list[str]:
+    lines = [
+        "| name | network | trained on | parameters | GFLOP | embedding | input | licence | weights | ONNX |",
+        "|---|---|---|--:|--:|--:|---|---|--:|---|",
+    ]
+    for entry in entries:
+        parameters, gflop, width = _numbers(entry)
+        size = f"{_megabytes(entry)} MB" if entry.weights else "-"
+        cells = (
+            *(f"`{entry.name}`", entry.summary, entry.trained_on or "-", f"{parameters} M", gflop, width),
+            *(
+                "x".join(map(str, entry.input_size)),
+                entry.licence,
+                size,
+                "yes" if entry.onnx is True else "no",
+            ),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _numbers(entry: "BackboneSpec") -> tuple[str, str, str]:
+    return (
+        f"{entry.parameters / 1e6:.1f}",
+        f"{entry.gflop:.{0 if entry.gflop >= 100 else 1}f}",
+        str(entry.width),
+    )
+
+
+def _megabytes(entry: "BackboneSpec") -> str:
+    return f"{entry.weights.size / 1e6:.0f}" if entry.weights else "-"

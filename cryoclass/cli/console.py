@@ -3,15 +3,22 @@
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Literal
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from cryoclass.errors import CryoclassError
 from cryoclass.progress import T, one
 
 PLAIN_SECONDS = 30.0
+_LEVEL_STYLE = {"ok": "green", "warning": "yellow", "error": "bold red"}
+
+_watch: ContextVar[Callable[[], None] | None] = ContextVar("watch", default=None)
 
 
 def _console(*, stderr: bool) -> Console:
@@ -27,8 +34,8 @@ def say(line: str) -> None:
 
 
 def note(line: str) -> None:
-    """Print a line about the run."""
-    _console(stderr=True).print(escape(line))
+    """Print a line about the run; RELION shows whatever a job says on stderr as an error, so there it is stdout."""
+    _console(stderr=_watch.get() is None).print(escape(line))
 
 
 def warn(line: str) -> None:
@@ -61,6 +68,17 @@ def rows(title: str, pairs: Iterable[tuple[str, object]]) -> None:
     _console(stderr=False).print(table)
 
 
+def verdict(level: Literal["ok", "warning", "error"], topic: str, words: str, way_out: str) -> None:
+    """Print a line of the doctor's: level, topic and words as columns; on a terminal, wrapped within its column."""
+    console = _console(stderr=False)
+    text = Text.assemble(words, ". " if way_out else "", (way_out, "cyan"))
+    start = Text.assemble((f"{level:9}", _LEVEL_STYLE[level]), (f"{topic:13}", "bold"))
+    width = console.width - len(start) if console.is_terminal else len(text)
+    for line in text.wrap(console, max(width, 20)):
+        console.print(start + line)
+        start = Text(" " * len(start))
+
+
 def columns(title: str, header: Sequence[str], lines: Iterable[Sequence[object]]) -> None:
     """Print a table with a header; the first column is text, the others are numbers."""
     table = Table(title=escape(title), title_justify="left", title_style="bold", box=None, pad_edge=False)
@@ -81,10 +99,29 @@ def track(
     items: Iterable[T], description: str, total: int | None = None, size: Callable[[T], int] = one
 ) -> Iterator[T]:
     """Show progress: a bar with rate and time left on a terminal, a plain line now and then elsewhere."""
-    if sys.stderr.isatty():
+    check = _watch.get()
+    if check is not None:
+        yield from _lines(_checked(items, check), description, total, size)
+    elif sys.stderr.isatty():
         yield from _bar(items, description, total, size)
     else:
         yield from _lines(items, description, total, size)
+
+
+@contextmanager
+def watched(check: Callable[[], None]) -> Iterator[None]:
+    """Call ``check``, which may raise, before each item of whatever is tracked meanwhile; draw no bars."""
+    token = _watch.set(check)
+    try:
+        yield
+    finally:
+        _watch.reset(token)
+
+
+def _checked(items: Iterable[T], check: Callable[[], None]) -> Iterator[T]:
+    for item in items:
+        check()
+        yield item
 
 
 def _bar(items: Iterable[T], description: str, total: int | None, size: Callable[[T], int]) -> Iterator[T]:

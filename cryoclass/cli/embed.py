@@ -1,5 +1,6 @@
 """``cryoclass embed``: what the network sees, as a map."""
 
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -28,16 +29,17 @@ from cryoclass.cli.options import (
     with_settings,
 )
 from cryoclass.errors import UsageError
-from cryoclass.settings import Cutting
+from cryoclass.settings import BEAM_AXIS_HELP, DEPTH_HELP, BeamAxis, Cutting, DepthPolicy
 
 if TYPE_CHECKING:
     import numpy as np
 
     from cryoclass.inference.engines import Engine
     from cryoclass.inference.pipeline import Predictions
+    from cryoclass.labels import Labelled
     from cryoclass.particles import Particles
-    from cryoclass.report.content import Embedded, Grouping
-    from cryoclass.settings import Size3
+    from cryoclass.report.content import Embedded
+    from cryoclass.settings import Preparation
     from cryoclass.subtomograms import Source
 
 Method = Literal["tsne", "pca", "umap"]
@@ -68,10 +70,14 @@ def embed(
         typer.Option(
             "--input-size",
             metavar="D H W",
-            help="With --backbone: what it sees. [default: 32 128 128]",
+            help="With --backbone: what it sees; the backbone's own default where left out.",
             show_default=False,
         ),
     ] = None,
+    depth: Annotated[DepthPolicy, typer.Option("--depth", help=f"With --backbone. {DEPTH_HELP}")] = "resize",
+    beam_axis: Annotated[
+        BeamAxis, typer.Option("--beam-axis", help=f"With --backbone. {BEAM_AXIS_HELP}")
+    ] = "z",
     outdir: Outdir = Path("Embed"),
     method: Annotated[
         Method, typer.Option("--map", help="How to lay the embedding out on a plane.")
@@ -111,16 +117,21 @@ def embed(
         )
     import numpy as np
 
+    from cryoclass.backbones.registry import spec
     from cryoclass.cli.sources import open_model_source, open_source
     from cryoclass.inference.pipeline import embed as embed_all
     from cryoclass.particles import read_particles
     from cryoclass.report.pages import embedding_page, embedding_png
+    from cryoclass.results import write_optimisation_sets
 
     table = read_particles(particles_path(particles))
+    _check_map(method, clusters, len(table))
+    labelled = _known_labels(table, label_column)
     engine: Engine
     if backbone is not None:
         source = open_source(table, tomograms, cutting, box=box, angpix=angpix, skip_missing=skip_missing)
-        engine = _backbone_engine(backbone, weights, input_size, source, device)
+        wish = spec(backbone).preparation(input_size).replace(depth=depth, beam_axis=beam_axis)
+        engine = _backbone_engine(backbone, weights, wish, source, device)
     else:
         from cryoclass.cli.engines import open_engine
 
@@ -133,10 +144,11 @@ def embed(
     rows = predictions.readable
     embedding = np.load(path, mmap_mode="r")[rows]
     content, columns = _map(
-        table, embedding, predictions, engine.card.classes, label_column, method, clusters, seed
+        table, embedding, predictions, engine.card.classes, labelled, method, clusters, seed
     )
     embedding_png(outdir / "embedding.png", content)
     embedding_page(outdir / "embedding.html", content)
+    write_optimisation_sets(table, tomograms, [outdir / "particles.star"])
     table.with_columns(columns).star.write(outdir / "particles.star")
     console.rows(
         "embedded",
@@ -150,22 +162,23 @@ def embed(
 
 
 def _backbone_engine(
-    name: str, weights: Path | None, input_size: "Size3 | None", source: "Source", device: str
+    name: str, weights: Path | None, preparation: "Preparation", source: "Source", device: str
 ) -> "Engine":
     import torch
 
     from cryoclass.backbones.registry import load_backbone, spec
     from cryoclass.devices import choose_device
     from cryoclass.inference.engines import BackboneEngine
-    from cryoclass.settings import Preparation
 
     place = choose_device(device)
-    if weights is None and not spec(name).trained_on:
+    entry = spec(name)
+    if weights is None and not entry.trained_on:
         console.warn(f"{name} has no pretrained weights: this map shows what a random network sees.")
         torch.manual_seed(0)
-    preparation = Preparation(input_size=input_size) if input_size else Preparation()
-    engine = BackboneEngine(name, load_backbone(name, weights=weights), preparation, source, place)
-    console.note(f"backbone: {name}; {engine.description}")
+    preparation = entry.prepare(preparation, source.box)
+    backbone = load_backbone(name, weights=weights, as_pretrained=True, track=console.track)
+    engine = BackboneEngine(name, backbone, preparation, source, place)
+    console.note(f"backbone: {name}; {engine.description}; grey values {preparation.intensity}")
     return engine
 
 
@@ -174,7 +187,7 @@ def _map(
     embedding: "np.ndarray",
     predictions: "Predictions",
     classes: tuple[str, ...],
-    label_column: str | None,
+    labelled: "Labelled | None",
     method: Method,
     clusters: int | None,
     seed: int,
@@ -191,7 +204,9 @@ def _map(
     place = np.zeros((len(table), 2))
     place[rows] = points
     columns = {f"cryoclassMap{axis}": [f"{v:.6f}" for v in place[:, i]] for i, axis in enumerate("XY")}
-    groupings = list(_label_grouping(table, label_column, rows))
+    groupings = []
+    if labelled is not None:
+        groupings.append(Grouping(title="label", names=labelled.classes, index=labelled.labels[rows]))
     if classes:
         groupings.append(
             Grouping(
@@ -217,11 +232,20 @@ def _map(
     return content, columns
 
 
-def _label_grouping(table: "Particles", label_column: str | None, rows: "np.ndarray") -> list["Grouping"]:
-    from cryoclass.labels import from_column
-    from cryoclass.report.content import Grouping
+def _check_map(method: Method, clusters: int | None, count: int) -> None:
+    """Refuse, before anything is computed, what cannot be done afterwards."""
+    if clusters is not None and clusters > count:
+        raise UsageError(f"--clusters is {clusters}; it must be at most the {count} particles.")
+    if method == "umap" and importlib.util.find_spec("umap") is None:
+        raise UsageError(
+            "--map umap needs the package umap-learn, which is not installed.",
+            "Run: pip install umap-learn, or use --map tsne.",
+        )
 
-    if label_column is None and "cryoclassLabel" not in table.block.labels:
-        return []
-    labelled = from_column(table, label_column)
-    return [Grouping(title="label", names=labelled.classes, index=labelled.labels[rows])]
+
+def _known_labels(table: "Particles", label_column: str | None) -> "Labelled | None":
+    """Return the labels to colour by: of the named column, or of the usual one where it has any."""
+    from cryoclass.labels import from_column
+
+    usual = "cryoclassLabel" in table.block.labels and any(table.labels("cryoclassLabel"))
+    return from_column(table, label_column) if label_column or usual else None

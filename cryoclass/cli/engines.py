@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cryoclass.cli import console
-from cryoclass.errors import UsageError
 
 if TYPE_CHECKING:
     from cryoclass.inference.engines import Engine
@@ -22,26 +21,9 @@ def open_engine(
     ModelError
         The model cannot be used.
     """
-    if (model is None) == (onnx is None):
-        raise UsageError(
-            "give one of --model and --onnx.",
-            "--model Finetune/ is what finetune wrote, --onnx what export wrote.",
-        )
-    from cryoclass.classifier import WholeModel, load_model
-    from cryoclass.devices import choose_device
-    from cryoclass.inference.engines import OnnxEngine, TorchEngine
-    from cryoclass.preparation import Preparer
+    from cryoclass.inference.engines import load_engine
 
-    engine: Engine
-    if onnx is not None:
-        if precision == "bf16":
-            raise UsageError("--precision bf16 does not go with --onnx, whose precision is chosen by export.")
-        engine = OnnxEngine(onnx, device)
-    else:
-        assert model is not None  # noqa: S101 - one of the two is given
-        place = choose_device(device)
-        classifier, card = load_model(model)
-        engine = TorchEngine(WholeModel(Preparer(card.preparation), classifier), card, place, precision)
+    engine = load_engine(model, onnx, device, precision)
     card = engine.card
     console.note(
         f"model: {card.backbone}, {len(card.classes)} classes, {card.box[0]} pixels of {card.angpix:.4g} A; "

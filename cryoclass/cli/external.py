@@ -29,7 +29,7 @@ OUTDIR = ("--o", "-o", "--outdir")
 YES, NO = ("yes", "true", "1", "on"), ("no", "false", "0", "off")
 OUTPUTS = (
     ("particles.star", Kind.PARTICLES),
-    ("optimisation_set.star", Kind.OPTIMISATION_SET),
+    ("*optimisation_set.star", Kind.OPTIMISATION_SET),
     ("predictions.star", Kind.PARTICLES),
     ("class[0-9][0-9][0-9]_*.star", Kind.PARTICLES),
 )
@@ -113,11 +113,11 @@ def run(call: ExternalCall, command: Callable[[Sequence[str]], int]) -> int:
 def _run(call: ExternalCall, command: Callable[[Sequence[str]], int]) -> int:
     job = ExternalJob(folder=call.folder)
     job.start()
-    for line in (f"External job of RELION in {call.folder}", *call.notes):
-        console.note(line)
     before, end = _stamps(call.folder), End.FAILURE
     try:
         with _signals_as_exits(), console.watched(lambda: _obey(job)):
+            for line in (f"External job of RELION in {call.folder}", *call.notes):
+                console.note(line)
             status = command(call.argv)
             if status == 0:
                 job.write_nodes(_nodes(call.folder, before))
@@ -156,7 +156,9 @@ class _Translation:
     def argv(self) -> list[str]:
         """Return all words behind the command's name."""
         tomograms = [] if "--tomograms" in self.rest else self.tomograms
-        overwrite = [] if "--overwrite" in self.rest else ["--overwrite"]  # RELION re-runs into the same folder
+        overwrite = (
+            [] if "--overwrite" in self.rest else ["--overwrite"]
+        )  # RELION re-runs into the same folder
         return [*self.particles, *tomograms, *self.rest, *overwrite]
 
     def _own(self, option: str, values: tuple[str, ...]) -> list[str]:
@@ -171,9 +173,7 @@ class _Translation:
         if not values:
             self.notes.append(f"left out, since it has no value: {option}")
             return []
-        choices = getattr(known.type, "choices", ())
-        first = values[0].lower() if values[0].lower() in choices else values[0]
-        return [name, first, *values[1:]]
+        return [name, *values]
 
 
 def _groups(words: Sequence[str]) -> list[_Word]:
@@ -189,14 +189,11 @@ def _groups(words: Sequence[str]) -> list[_Word]:
 
 
 def _flag(name: str, known: Any, values: tuple[str, ...]) -> list[str]:
-    """Return a flag that may have a value behind it: ``--norm No`` is ``--no-norm``."""
+    """Return a flag that may have a value behind it: ``--norm No`` is ``--no-norm``; one without an opposite goes."""
     said = values[0].lower() if values else ""
     on = said not in NO
-    if on == (name in known.opts):
-        flag = list(known.opts[:1])
-    else:
-        flag = list(known.secondary_opts[:1])  # a flag without an opposite is just not there
-    return [*flag, *values[said in YES + NO :]]
+    names = known.opts if on == (name in known.opts) else known.secondary_opts
+    return [*names[:1], *values[said in YES + NO :]]
 
 
 def _options(app: typer.Typer, command: str) -> dict[str, Any]:

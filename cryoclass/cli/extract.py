@@ -45,20 +45,25 @@ def extract(
     Example: cryoclass extract coordinates.star --tomograms Tomograms/ --box 32 --angpix 10
     """
     claim(outdir, "particles.star", overwrite=overwrite)
-    from cryoclass.cli.sources import contrast_words
+    from cryoclass.cli.sources import contrast_words, warn_at_start
     from cryoclass.extraction import extract as extract_all
     from cryoclass.particles import read_particles
+    from cryoclass.results import write_optimisation_sets
     from cryoclass.subtomograms import TomogramSource
     from cryoclass.tomograms import find_tomograms
 
     particles = read_particles(particles_path(coordinates))
     console.note(f"{particles.path}: {particles.dialect.in_words()}, {len(particles)} particles")
+    if tomograms is None and particles.optimisation_set is not None:
+        tomograms = particles.optimisation_set.path
     found = find_tomograms(particles.tomograms, tomograms, particles.path, skip_missing=skip_missing)
     source = TomogramSource(particles, found, settings, tomogram_angpix)
+    warn_at_start(source, outdir)
     for line in contrast_words(source):
         console.note(line)
     extracted = extract_all(source, outdir, jobs, console.track)
     _write_page(outdir / "extract.html", source, extracted)
+    write_optimisation_sets(particles, tomograms, [extracted.star])
     left_out = len(extracted.skipped)
     console.rows(
         "extracted",

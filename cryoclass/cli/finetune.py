@@ -41,6 +41,18 @@ def finetune(
     label_column: LabelColumn = None,
     outdir: Outdir = Path("Finetune"),
     device: Device = "auto",
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--num-workers",
+            "-j",
+            "--j",
+            metavar="N",
+            min=1,
+            help="Threads that compute on a CPU; as many as it has cores where left out.",
+            show_default=False,
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where an interrupted run in --outdir stopped.")
     ] = False,
@@ -63,6 +75,8 @@ def finetune(
     Example: cryoclass finetune particles.star --backbone r3d34-k400
     """
     claim(outdir, "model.json", overwrite=overwrite)
+    import torch
+
     from cryoclass.cli.sources import open_source
     from cryoclass.devices import choose_device
     from cryoclass.labels import read_labelled
@@ -72,6 +86,8 @@ def finetune(
     from cryoclass.training.loop import Run
     from cryoclass.training.splits import assign
 
+    if jobs is not None:
+        torch.set_num_threads(jobs)
     recipe = choose_recipe(start, training)
     place = choose_device(device)
     labelled = read_labelled(particles or [str(particles_path(None))], label_column)

@@ -178,6 +178,7 @@ def _parameter(group: type[Settings], field: "dataclasses.Field[Any]", hint: Any
             *flags,
             help=option.help,
             metavar=option.unit.upper() or None,
+            case_sensitive=False,
             rich_help_panel=group.panel,
             show_default=field.default is not None,
         ),

@@ -76,7 +76,13 @@ def predict(
     from cryoclass.extraction import write_skipped
     from cryoclass.inference.pipeline import predict as predict_all
     from cryoclass.particles import read_particles
-    from cryoclass.results import assign, prediction_columns, write_classes, write_split
+    from cryoclass.results import (
+        assign,
+        prediction_columns,
+        write_classes,
+        write_optimisation_sets,
+        write_split,
+    )
     from cryoclass.subtomograms import Skipped
 
     engine = open_engine(model, onnx, device, precision)
@@ -97,9 +103,10 @@ def predict(
     write_skipped(outdir / "skipped.csv", table, skipped)
     write_classes(outdir / "classes.star", assigned, card.classes)
     parts = write_split(outdir, result, assigned, card.classes) if split_classes else []
+    sets = write_optimisation_sets(table, tomograms, [outdir / "particles.star", *parts])
     write_prediction_page(outdir / "report.html", predictions, assigned, labels, source, card)
     result.star.write(outdir / "particles.star")
-    _say_result(outdir, card, assigned, len(skipped), parts)
+    _say_result(outdir, card, assigned, len(skipped), [*parts, *sets])
     _say_scores(predictions.probabilities[predictions.readable], labels[predictions.readable], card)
     console.next_command(
         f"relion_star_handler --i {outdir / 'particles.star'} --o class1.star --select rlnClassNumber --minval 1 --maxval 1"
@@ -144,7 +151,7 @@ def _say_result(
         [
             ("no class", f"{unsure} below --min-probability, {unreadable} unreadable"),
             ("table", outdir / "particles.star"),
-            *(("class", part) for part in parts),
+            *(("also", part) for part in parts),
             ("look at", outdir / "report.html"),
         ],
     )

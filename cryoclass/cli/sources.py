@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryoclass.cli import console
+from cryoclass.doctor.start import check_start
 from cryoclass.errors import UsageError
 from cryoclass.particles import Particles
 from cryoclass.settings import Cutting, Extraction
@@ -46,6 +47,7 @@ def open_source(
     console.note(f"{particles.path}: {particles.dialect.in_words()}, {len(particles)} particles")
     if tomograms is None:
         source = FileSource(particles, angpix)
+        warn_at_start(source)
         console.note(f"boxes: {source.box} pixels of {source.angpix:.4g} A, from files")
         return InvertedSource(source) if cutting.invert == "yes" else source
     if box is None:
@@ -54,6 +56,7 @@ def open_source(
         )
     found = find_tomograms(particles.tomograms, tomograms, particles.path, skip_missing=skip_missing)
     cut = TomogramSource(particles, found, Extraction.of(cutting, box, angpix))
+    warn_at_start(cut)
     console.note(f"boxes: {cut.box} pixels of {cut.angpix:.4g} A, cut from {len(found)} tomograms on the fly")
     for line in contrast_words(cut):
         console.note(line)
@@ -91,6 +94,18 @@ def open_model_source(
     if cutting.invert == "auto":
         check_contrast(fitting, card)
     return fitting
+
+
+def warn_at_start(source: FileSource | TomogramSource, writes_to: Path | None = None) -> None:
+    """Say what the doctor would warn of, as far as that reads no voxels.
+
+    Raises
+    ------
+    ParticleError
+        Most boxes would lie outside their tomograms.
+    """
+    for finding in check_start(source, writes_to):
+        console.warn(f"{finding.words}. {finding.way_out}".strip())
 
 
 def contrast_words(source: TomogramSource) -> list[str]:

@@ -5,18 +5,20 @@ import copy
 import io
 import warnings
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import onnx
 import torch
 
 from cryoclass.classifier import WholeModel, WholeOutputs
+from cryoclass.preparation import CYCLES
 
 Precision = Literal["fp32", "fp16"]
 
 INPUT = "subtomogram"
 AXES = ("N", "D", "H", "W")
 EXAMPLE = (2, 10, 12, 14)  # an axis of length 1, or two equal ones, would be taken as a rule
+DEEP = 36  # slices of the example where the network sees every slice: its deepest map must still have more than one
 
 
 def build_graph(whole: WholeModel, precision: Precision) -> onnx.ModelProto:
@@ -45,11 +47,17 @@ def build_graph(whole: WholeModel, precision: Precision) -> onnx.ModelProto:
 
 
 def _trace(whole: WholeModel) -> onnx.ModelProto:
-    axes = {axis: torch.export.Dim(name) for axis, name in enumerate(AXES)}
+    axes: dict[int, Any] = {axis: torch.export.Dim(name) for axis, name in enumerate(AXES)}
+    example = list(EXAMPLE)
+    if whole.preparer.settings.depth == "keep":
+        beam = CYCLES[whole.preparer.settings.beam_axis][0]
+        # The tracer finds that broadcasting would differ for maps of one slice, and would refuse a named axis. Nothing is
+        # broadcast along the beam, and the parity check runs boxes of the model's own depth.
+        axes[beam], example[beam] = torch.export.Dim.AUTO, DEEP
     with _quiet():
         program = torch.onnx.export(
             whole,
-            (torch.zeros(EXAMPLE),),
+            (torch.zeros(example),),
             dynamo=True,
             external_data=False,  # one file that nobody can tear apart
             input_names=[INPUT],

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+from cryoclass.backbones.registry import spec
 from cryoclass.classifier import WholeModel, load_model
+from cryoclass.errors import UsageError
 from cryoclass.export.graph import Precision, build_graph
 from cryoclass.export.metadata import write_metadata
 from cryoclass.export.parity import Boxes, Parity, check_parity
@@ -26,12 +28,20 @@ def export_onnx(folder: Path, out: Path, precision: Precision = "fp32", boxes: B
 
     Raises
     ------
+    UsageError
+        ONNX is not offered for this backbone.
     ModelError
         The model folder is damaged, or the graph does not agree with torch; nothing is written then.
     OutputError
         ``out`` cannot be written.
     """
     classifier, card = load_model(folder)
+    offered = spec(card.backbone).onnx
+    if offered is not True:
+        raise UsageError(
+            f"{card.backbone} cannot be exported to ONNX: {offered}.",
+            "Use predict --model, or another backbone.",
+        )
     whole = WholeModel(Preparer(card.preparation), classifier).eval()
     graph = build_graph(whole, precision)
     parity = check_parity(whole, graph.SerializeToString(), card, precision, boxes)

@@ -85,7 +85,7 @@ def check_parity(
     ModelError
         A probability differs by more than 1e-4 (1e-2 for fp16), or a class differs.
     """
-    sizes = (card.box, _another(card.box))
+    sizes = (card.box, _another(card))
     batches = _batches(card)
     samples = [generate_boxes(max(batches), size) for size in sizes]
     if boxes is not None:
@@ -113,9 +113,11 @@ def generate_boxes(count: int, size: Size3) -> Boxes:
     return noise + ball
 
 
-def _another(size: Size3) -> Size3:
-    """Return a box that is unlike ``size`` and unlike itself along each axis."""
-    depth, height, width = size
+def _another(card: ModelCard) -> Size3:
+    """Return a box that is unlike the card's and unlike itself along each axis; never deeper where slices are added."""
+    depth, height, width = card.box
+    if card.preparation.depth == "repeat-last":
+        return (max(depth - 2, 1), max(height - 4, 1), max(width - 6, 1))
     return (depth + 2, height + 4, width + 6)
 
 
@@ -130,7 +132,7 @@ def _work(card: ModelCard) -> float:
     """Count the floating-point operations for one box."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         classifier = Classifier(card.backbone, len(card.classes)).eval()
-        classifier(torch.empty(1, 1, *card.preparation.input_size))
+        classifier(torch.empty(1, 1, *card.preparation.seen(card.box[0])))
     return float(counter.get_total_flops())
 
 

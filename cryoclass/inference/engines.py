@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from cryoclass.backbones.spec import Backbone
-from cryoclass.classifier import CARD_KEY, ModelCard, WholeModel
-from cryoclass.errors import ModelError
+from cryoclass.classifier import CARD_KEY, ModelCard, WholeModel, load_model
+from cryoclass.devices import check_name, choose_device
+from cryoclass.errors import ModelError, UsageError
 from cryoclass.preparation import Preparer
 from cryoclass.settings import Preparation
 from cryoclass.subtomograms import Source
@@ -170,6 +171,8 @@ class OnnxEngine:
 
     Raises
     ------
+    UsageError
+        No such name of a device.
     ModelError
         The file is missing, damaged, or not made by cryoclass; or CUDA was asked for and onnxruntime cannot use it
         (left alone, it would go on with the CPU).
@@ -177,11 +180,12 @@ class OnnxEngine:
 
     def __init__(self, path: Path, device: str | torch.device = "auto") -> None:
         wish = str(device)
+        check_name(wish)
         cuda = wish.startswith("cuda") or (wish == "auto" and torch.cuda.is_available())
         self.session = _open_session(path, _providers(wish, cuda))
         self.card = _card(self.session, path)
         lost = cuda and CUDA not in self.session.get_providers()
-        reason = _why_no_cuda() if lost else ""
+        reason = (_why_not_loaded() or _no_device()) if lost else ""
         if lost and wish != "auto":
             raise ModelError(
                 f"--device is {wish}, but onnxruntime cannot use CUDA and would go on with the CPU: {reason}.",
@@ -204,6 +208,30 @@ class OnnxEngine:
             return Predicted(*self.session.run(list(Predicted._fields), {"subtomogram": voxels}))
         except ORT_ERRORS as error:
             raise _out_of_memory(voxels, f"onnxruntime ({_first_line(error)})") from error
+
+
+def load_engine(model: Path | None, onnx: Path | None, device: str, precision: Precision = "auto") -> Engine:
+    """Return the engine for exactly one of a model folder and an ONNX file.
+
+    Raises
+    ------
+    UsageError
+        None or both are given, or wishes contradict each other.
+    ModelError
+        The model cannot be used.
+    """
+    if onnx is not None and model is None:
+        if precision == "bf16":
+            raise UsageError("--precision bf16 does not go with --onnx, whose precision is chosen by export.")
+        return OnnxEngine(onnx, device)
+    if model is None or onnx is not None:
+        raise UsageError(
+            "give one of --model and --onnx.",
+            "--model Finetune/ is what finetune wrote, --onnx what export wrote.",
+        )
+    place = choose_device(device)
+    classifier, card = load_model(model)
+    return TorchEngine(WholeModel(Preparer(card.preparation), classifier), card, place, precision)
 
 
 def _resolve(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
@@ -241,8 +269,8 @@ def _open_session(path: Path, providers: list[Any]) -> Any:
         raise ModelError(f"There is no file {path}.", "Check the path given to --onnx.")
     try:
         with _quiet():
-            if len(providers) > 1 and hasattr(onnxruntime, "preload_dlls"):
-                onnxruntime.preload_dlls()  # finds the CUDA libraries that pip installed
+            if len(providers) > 1:
+                _preload()
             return onnxruntime.InferenceSession(path, options, providers=providers)
     except ORT_ERRORS as error:
         raise ModelError(
@@ -280,8 +308,20 @@ def _card(session: Any, path: Path) -> ModelCard:
     return card
 
 
-def _why_no_cuda() -> str:
-    """Return why onnxruntime has no CUDA: it tells only its own log, so the library is loaded again here."""
+def why_no_cuda() -> str:
+    """Return why onnxruntime cannot use a CUDA GPU here; empty where nothing stands against it."""
+    with _quiet():
+        _preload()
+    return _why_not_loaded() or ("" if torch.cuda.is_available() else _no_device())
+
+
+def _preload() -> None:
+    if hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()  # finds the CUDA libraries that pip installed
+
+
+def _why_not_loaded() -> str:
+    """Return why its CUDA library does not load: it tells only its own log, so the library is loaded again here."""
     if CUDA not in onnxruntime.get_available_providers():
         return f"onnxruntime {onnxruntime.__version__} was built without CUDA; onnxruntime-gpu has it"
     library = Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
@@ -289,6 +329,10 @@ def _why_no_cuda() -> str:
         ctypes.CDLL(str(library))
     except OSError as error:
         return _first_line(error)
+    return ""
+
+
+def _no_device() -> str:
     return f"its libraries load, but no CUDA device answers (torch sees {torch.cuda.device_count()})"
 
 

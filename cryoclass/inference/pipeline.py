@@ -149,9 +149,7 @@ def embed(
             if predicted is None:
                 continue
             if rows is None:
-                shape = (len(source), predicted.embedding.shape[1])
-                rows = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
-                rows[:] = np.nan
+                rows = _mapped_nans(temporary, (len(source), predicted.embedding.shape[1]))
             rows[batch.rows], probabilities[batch.rows] = predicted.embedding, predicted.probabilities
         if rows is None:
             raise ParticleError(
@@ -159,3 +157,14 @@ def embed(
             )
         rows.flush()
     return Predictions(probabilities=probabilities, unreadable=unreadable)
+
+
+def _mapped_nans(path: Path, shape: tuple[int, int]) -> np.memmap:
+    """Write a ``.npy`` file of NaN and map it; a map of a file that was not written first dies on a full disk."""
+    facts = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    row = np.full(shape[1], np.nan, "<f4").tobytes()
+    with path.open("wb") as out:
+        np.lib.format.write_array_header_1_0(out, facts)
+        for _ in range(shape[0]):
+            out.write(row)
+    return np.lib.format.open_memmap(path, "r+")

@@ -148,9 +148,9 @@ def optics_column(star: StarFile, block: Block, label: str) -> np.ndarray | None
     optics = star.block("optics")
     if optics is None or label not in optics.labels or "rlnOpticsGroup" not in block.labels:
         return None
-    names, values = star.column(optics, "rlnOpticsGroup"), star.numbers(optics, [label])[:, 0]
+    names, values = _groups(star, optics), star.numbers(optics, [label])[:, 0]
     by_group = dict(zip(names, values, strict=True))
-    groups = star.column(block, "rlnOpticsGroup")
+    groups = _groups(star, block)
     missing = next((row for row, group in enumerate(groups) if group not in by_group), None)
     if missing is not None:
         raise StarError(
@@ -159,6 +159,13 @@ def optics_column(star: StarFile, block: Block, label: str) -> np.ndarray | None
             "Mend the column rlnOpticsGroup.",
         )
     return np.array([by_group[group] for group in groups])
+
+
+def _groups(star: StarFile, block: Block) -> list[str]:
+    """Return the optics groups; ``1.000000``, as some programs write, is ``1``."""
+    cells = star.column(block, "rlnOpticsGroup")
+    whole = {cell: re.sub(r"\.0*$", "", cell) for cell in set(cells)}
+    return [whole[cell] for cell in cells]
 
 
 def _kind(star: StarFile, block: Block) -> tuple[str, Producer, Frame]:
@@ -174,7 +181,8 @@ def _kind(star: StarFile, block: Block) -> tuple[str, Producer, Frame]:
         return "Warp template matching", "warp", Frame.FRACTION
     if warp_name or _WARP_IMAGE.search(_first_cell(star, block, "rlnImageName")):
         return _warp_kind(star, block)
-    return ("RELION 3.1" if star.block("optics") else "RELION 3.0"), "relion", Frame.TOMOGRAM_PIXELS
+    newer = star.block("optics") is not None or {"rlnOpticsGroup", *ORIGINS} & set(block.labels)
+    return ("RELION 3.1" if newer else "RELION 3.0"), "relion", Frame.TOMOGRAM_PIXELS
 
 
 def _warp_kind(star: StarFile, block: Block) -> tuple[str, Producer, Frame]:
@@ -239,7 +247,7 @@ def _tomogram_label(block: Block) -> str:
 
 def _has_2d_stacks(star: StarFile, block: Block) -> bool:
     general = star.block("general")
-    if general and general.items.get("rlnTomoSubTomosAre2DStacks") == "1":
+    if general is not None and general.items.get("rlnTomoSubTomosAre2DStacks") == "1":
         return True
     dimensions = optics_column(star, block, "rlnImageDimensionality")
     if dimensions is not None and (dimensions == 2).any():

@@ -13,6 +13,7 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Self
 
@@ -22,6 +23,8 @@ from cryoclass.errors import StarError
 from cryoclass.files import replacing
 
 _TOKEN = re.compile(rb"""\s*(?:"(.*?)(?<!\a)"(?=\s|$)|'(.*?)(?<!\a)'(?=\s|$)|([^\s#]\S*))""")
+_VERSION = re.compile(rb"\s*#\s*version\s+(\d+)")
+_BLANK = re.compile(r"\s")
 _NEEDS_CARE = re.compile(rb"""["'#]""")
 
 
@@ -115,7 +118,7 @@ class StarFile:
     def version(self) -> int | None:
         """Number of the first ``# version`` comment; ``None`` means RELION 3.0 or another program."""
         for line in self.lines[:100]:
-            if match := re.match(rb"\s*#\s*version\s+(\d+)", line):
+            if match := _VERSION.match(line):
                 return int(match[1])
         return None
 
@@ -184,8 +187,8 @@ class StarFile:
             if label in block.labels:
                 position = block.labels.index(label)
                 for number, value in zip(block.rows, columns[label], strict=True):
-                    token = self._token(lines[number], position, number)
-                    lines[number] = _replace_cell(lines[number], token, quote(value, first=not position))
+                    span = self._span(lines[number], position, number)
+                    lines[number] = _replace_cell(lines[number], span, quote(value, first=not position))
         if fresh:
             cells = zip(*(map(quote, columns[label]) for label in fresh), strict=True)
             for number, values in zip(block.rows, cells, strict=True):
@@ -203,8 +206,8 @@ class StarFile:
         position = self.index(block, label)
         lines = _without_carriage_returns(self.lines)
         for number in block.rows:
-            token = self._token(lines[number], position, number)
-            lines[number] = lines[number][: token.start()] + lines[number][token.end() :]
+            start, end = self._span(lines[number], position, number)
+            lines[number] = lines[number][:start] + lines[number][end:]
         gone = block.label_lines[position]
         kept = [line for line in block.label_lines if line != gone]
         style = _label_style(lines, block)
@@ -234,9 +237,13 @@ class StarFile:
         lines = _without_carriage_returns(self.lines)
         name = b"_" + label.encode("utf-8", "surrogateescape")
         number = next(n for n in range(block.line + 1, len(lines)) if lines[n].split()[:1] == [name])
-        token = self._token(lines[number], 1, number)
-        lines[number] = _replace_cell(lines[number], token, quote(value))
+        lines[number] = _replace_cell(lines[number], self._span(lines[number], 1, number), quote(value))
         return self.parse(b"\n".join(lines), self.path)
+
+    def without_versions(self) -> Self:
+        """Return a file without ``# version`` comments, which RELION refuses in a particle file that has no optics."""
+        lines = _without_carriage_returns(self.lines)
+        return self.parse(b"\n".join(line for line in lines if not _VERSION.match(line)), self.path)
 
     def to_bytes(self) -> bytes:
         """Return the content of the file."""
@@ -258,11 +265,13 @@ class StarFile:
         )
         return replace(self, lines=lines, blocks=blocks)
 
-    def _token(self, line: bytes, position: int, number: int) -> re.Match[bytes]:
-        """Return where the cell of a column stands in a line."""
+    def _span(self, line: bytes, position: int, number: int) -> tuple[int, int]:
+        """Return where the cell of a column stands in a line, with the blanks before it."""
+        if not _NEEDS_CARE.search(line) and (match := _nth_cell(position).match(line)):
+            return match.span(1)
         tokens = _tokens(line)
         if position < len(tokens):
-            return tokens[position]
+            return tokens[position].span()
         raise StarError(
             f"{self.path}, line {number + 1}: {len(tokens)} values, but value {position + 1} is to be changed.",
             "Mend that line.",
@@ -291,7 +300,7 @@ def quote(value: str, *, first: bool = False) -> bytes:
     At the start of a row (``first``), ``_`` would make it a label and ``;`` a comment.
     """
     special = "\"'#_;" if first else "\"'#"
-    if value and not re.search(r"\s", value) and value[0] not in special:
+    if value and not _BLANK.search(value) and value[0] not in special:
         return value.encode("utf-8", "surrogateescape")
     text = re.sub(r"[\r\n\t]", " ", value)
     mark = "'" if '"' in text and "'" not in text else '"'
@@ -312,15 +321,20 @@ def _tokens(line: bytes) -> list[re.Match[bytes]]:
     return matches
 
 
-def _replace_cell(line: bytes, token: re.Match[bytes], value: bytes) -> bytes:
+@lru_cache(maxsize=64)
+def _nth_cell(position: int) -> re.Pattern[bytes]:
+    """Match a row without quotes and comments up to a cell; much faster than all its tokens."""
+    return re.compile(rb"(?:\s*+\S++){%d}(\s*+\S++)" % position)
+
+
+def _replace_cell(line: bytes, span: tuple[int, int], value: bytes) -> bytes:
     """Put ``value`` in place of a cell; padding is eaten where it is longer, so that columns stay aligned."""
-    end = token.end()
-    start = end - len(token[0].lstrip())
-    gap = len(token[0]) - (end - start)
+    before, end = span
+    start = end - len(line[before:end].lstrip())
     spare = len(value) - (end - start)
-    if spare > 0 and line[token.start() : start].isspace():
-        start -= min(spare, max(0, gap - 1))
-    elif spare < 0 and token.start():
+    if spare > 0:
+        start -= min(spare, max(0, start - before - 1))
+    elif spare < 0 and before:
         value = b" " * -spare + value
     return line[:start] + value + line[end:]
 
@@ -343,13 +357,13 @@ LabelStyle = Callable[[str, int], bytes]
 def _label_style(lines: Sequence[bytes], block: Block) -> LabelStyle:
     """RELION ends label lines with a blank, other programs do not; new labels follow their block."""
     tail = " " if lines[block.label_lines[0]].endswith(b" ") else ""
-    return lambda label, number: f"_{label} #{number}{tail}".encode()
+    return lambda label, number: f"_{label} #{number}{tail}".encode("utf-8", "surrogateescape")
 
 
 def _number_label(line: bytes, number: int, style: LabelStyle) -> bytes:
     label, *rest = line.split()
-    right = rest[:1] == [b"#%d" % number]
-    return line if right else style(label[1:].decode("utf-8", "surrogateescape"), number)
+    right = rest[:1] == [b"#%d" % number] and b"#" not in label
+    return line if right else style(label.split(b"#")[0][1:].decode("utf-8", "surrogateescape"), number)
 
 
 def _moved(block: Block, after: int, by: int) -> Block:

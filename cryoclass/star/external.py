@@ -11,7 +11,6 @@ from pathlib import Path
 
 from cryoclass.errors import OutputError
 from cryoclass.files import output_error
-from cryoclass.star.tables import write_tables
 
 JOB = "job.star"
 ABORT_NOW = "RELION_JOB_ABORT_NOW"
@@ -70,6 +69,9 @@ class ExternalJob:
 
     def write_nodes(self, nodes: Sequence[Node]) -> None:
         """List the outputs; 3.1 reads the numbers and 4 and 5 the labels, each ignores the other."""
+        # The command line imports this module at once, and tables need pandas.
+        from cryoclass.star.tables import write_tables
+
         table = {
             "rlnPipeLineNodeName": [node.path.as_posix() for node in nodes],
             "rlnPipeLineNodeType": [node.kind.value[0] for node in nodes],

@@ -5,11 +5,14 @@ Voxel indices are 0-based and count to the centre of a voxel. ``position = coord
 """
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from cryoclass.errors import ParticleError
 from cryoclass.star.dialects import Frame
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +46,7 @@ class Geometry:
 
 @dataclass(frozen=True, kw_only=True)
 class Affine:
-    """``voxel = scale * coordinate + offset``; both are (3,) x, y, z."""
+    """``voxel = scale * coordinate + offset``; the offset is (3,) x, y, z, the scale too, or one per row (n, 1)."""
 
     scale: np.ndarray
     offset: np.ndarray
@@ -57,7 +60,7 @@ class Affine:
         return np.asarray((voxel - self.offset) / self.scale)
 
 
-def affine(frame: Frame, geometry: Geometry, image_angpix: float | None) -> Affine:
+def affine(frame: Frame, geometry: Geometry, image_angpix: np.ndarray | float | None) -> Affine:
     """Return the map from a file's coordinates to voxels of a tomogram.
 
     Parameters
@@ -67,7 +70,7 @@ def affine(frame: Frame, geometry: Geometry, image_angpix: float | None) -> Affi
     geometry
         Sizes of the tomogram.
     image_angpix
-        Pixel size in angstroms that the STAR file states for the row's image.
+        Pixel size in angstroms that the STAR file states for the images: one, or one per row (n,).
 
     Raises
     ------
@@ -82,7 +85,7 @@ def affine(frame: Frame, geometry: Geometry, image_angpix: float | None) -> Affi
         case Frame.TILT_SERIES_PIXELS:
             angstroms = _known(geometry.tilt_series_angpix, "unbinned pixel size", frame)
         case Frame.IMAGE_PIXELS:
-            angstroms = _known(image_angpix, "pixel size of the coordinates", frame)
+            angstroms = np.reshape(_known(image_angpix, "pixel size of the coordinates", frame), (-1, 1))
         case Frame.ANGSTROMS:
             angstroms = 1.0
         case Frame.CENTRED_ANGSTROMS:
@@ -92,7 +95,7 @@ def affine(frame: Frame, geometry: Geometry, image_angpix: float | None) -> Affi
             angstroms, offset = 1.0, (geometry.size_angstroms / 2 - unbinned) / geometry.angpix
         case Frame.FRACTION:  # WarpTools multiplies by (size - 1) unbinned pixels
             angstroms = geometry.size_angstroms - (geometry.tilt_series_angpix or geometry.angpix)
-    return Affine(scale=np.broadcast_to(angstroms / geometry.angpix, 3), offset=offset)
+    return Affine(scale=np.asarray(angstroms / geometry.angpix), offset=offset)
 
 
 def origins_in_tomogram(origins: np.ndarray, orientation: np.ndarray | None) -> np.ndarray:
@@ -118,7 +121,7 @@ def xyz_to_zyx(voxels: np.ndarray) -> np.ndarray:
     return voxels[..., ::-1]
 
 
-def _known(value: float | None, what: str, frame: Frame) -> float:
+def _known(value: T | None, what: str, frame: Frame) -> T:
     if value is None:
         raise ParticleError(
             f"the {what} is unknown, but the coordinates are {frame.value}.",

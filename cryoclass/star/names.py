@@ -124,3 +124,9 @@ def resolve(path: str, star: Path) -> Path | None:
     folders = (Path(), star.parent, *star.absolute().parent.parents)  # an absolute path stays what it is
     # os.path, since Path.is_file raises where a name is too long or a folder may not be entered
     return next((folder / relative for folder in folders if os.path.isfile(folder / relative)), None)  # noqa: PTH113
+
+
+def project_path(path: Path) -> Path:
+    """Return a path as RELION wants it: from the project folder, which is the current one, where it lies there."""
+    absolute, here = path.absolute(), Path.cwd()
+    return absolute.relative_to(here) if absolute.is_relative_to(here) else absolute

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cryoclass.settings import Augmentation, Size3
+from cryoclass.preparation import slices
+from cryoclass.settings import Augmentation, Preparation
 
 TRIES = 10  # draws of a crop until one fits into the box, as torchvision's RandomResizedCrop
 
@@ -47,7 +48,7 @@ def draw(n: int, settings: Augmentation, generator: torch.Generator) -> Augmenta
     return AugmentationDraw(plane=torch.cat([matrix, centre[..., None]], dim=2), mirror_z=mirror[:, 2])
 
 
-def resample(grey: Tensor, drawn: AugmentationDraw | None, output_size: Size3) -> Tensor:
+def resample(grey: Tensor, drawn: AugmentationDraw, preparation: Preparation) -> Tensor:
     """Bring boxes to the network's input size, changed as drawn, in one resampling.
 
     Parameters
@@ -55,30 +56,23 @@ def resample(grey: Tensor, drawn: AugmentationDraw | None, output_size: Size3) -
     grey
         Boxes (N, 1, D, H, W) float32 on any device.
     drawn
-        What happens to each box; nothing but the resize where None.
-    output_size
-        Depth, height and width of the result.
+        What happens to each box.
+    preparation
+        The network's input size, and what becomes of the slices.
 
     Returns
     -------
     Tensor
-        (N, 1, d, h, w). Places outside the box take the nearest voxel's value. Without changes this is trilinear
-        interpolation with ``align_corners=False``.
+        (N, 1, d, h, w). Places outside the box take the nearest voxel's value. A draw that changes nothing gives what
+        :meth:`cryoclass.preparation.Preparer.resize` gives.
     """
-    if drawn is None:
-        return F.interpolate(grey, size=output_size, mode="trilinear", align_corners=False)
-    depth, height, width = output_size
-    slices = F.interpolate(
-        grey, size=(depth, *grey.shape[3:]), mode="trilinear", align_corners=False
-    )  # z alone: (N, 1, d, H, W)
-    mirror_z = drawn.mirror_z.to(grey.device)[:, None, None, None]
-    slices = slices[:, 0]
-    slices = torch.where(
-        mirror_z, slices.flip(1), slices
-    )  # (N, d, H, W): slices are the channels of an image
+    _, height, width = preparation.input_size
+    if drawn.mirror_z.any():
+        grey = torch.where(drawn.mirror_z.to(grey.device)[:, None, None, None, None], grey.flip(2), grey)
+    planes = slices(grey, preparation)[:, 0]  # (N, d, H, W): slices are the channels of an image
     theta = _in_box_units(drawn.plane.to(grey.device), *grey.shape[3:])
     grid = F.affine_grid(theta, [len(drawn), 1, height, width], align_corners=False)
-    plane = F.grid_sample(slices, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    plane = F.grid_sample(planes, grid, mode="bilinear", padding_mode="border", align_corners=False)
     return plane[:, None]
 
 

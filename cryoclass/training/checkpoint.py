@@ -14,9 +14,18 @@ KEYS = {"classifier", "optimizer", "records", "best"}
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any], settings: dict[str, str]) -> None:
-    """Write ``state`` (``KEYS``: tensors and plain values) and the settings it belongs to."""
-    with replacing(folder / NAME) as temporary:
-        torch.save({**state, "settings": settings}, temporary)
+    """Write ``state`` (``KEYS``: tensors and plain values) and the settings it belongs to.
+
+    Raises
+    ------
+    OutputError
+        The disk is full, or the folder cannot be written.
+    """
+    with replacing(folder / NAME) as temporary, temporary.open("wb") as out:
+        try:
+            torch.save({**state, "settings": settings}, out)
+        except RuntimeError as error:  # where a write fails, torch fails again on closing its archive
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def load_checkpoint(folder: Path, settings: dict[str, str]) -> dict[str, Any] | None:

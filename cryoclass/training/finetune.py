@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from cryoclass.backbones.registry import spec
+from cryoclass.backbones.resnet3d import detach_shortcuts
 from cryoclass.classifier import Classifier, ModelCard, current_versions, start_classifier
 from cryoclass.errors import UsageError
 from cryoclass.labels import Labelled
-from cryoclass.settings import Recipe, Start, Training
+from cryoclass.settings import Preparation, Recipe, Start, Training
 from cryoclass.subtomograms import Source, mean_of
 from cryoclass.training.evaluation import Metrics, evaluate
+from cryoclass.training.frozen import HEAD_ALONE
 from cryoclass.training.loop import Examples, History, Run, fit
 from cryoclass.training.recipes import recipe as named_recipe
 from cryoclass.training.splits import Assignment
@@ -56,10 +58,9 @@ def choose_recipe(start: Start, training: Training) -> Recipe:
     """Return the named recipe for this kind of start, with the user's own numbers in it."""
     recipe = named_recipe(training.recipe, "video" if _is_pretrained(start) else "random")
     own = {name: getattr(training, name) for name in ("epochs", "batch_size", "lr")}
-    recipe = recipe.replace(**{name: value for name, value in own.items() if value is not None})
-    if start.input_size is None:
-        return recipe
-    return recipe.replace(preparation=recipe.preparation.replace(input_size=start.input_size))
+    usual: dict[str, Any] = HEAD_ALONE if training.freeze else {}
+    recipe = recipe.replace(**usual | {name: value for name, value in own.items() if value is not None})
+    return recipe.replace(preparation=_preparation(start, recipe.preparation))
 
 
 def finetune(
@@ -91,8 +92,15 @@ def finetune(
 
     torch.manual_seed(run.seed)  # the head, and a random backbone, are drawn from torch's own generator
     classifier = start_classifier(
-        start.backbone, len(labelled.classes), init=_init(start), weights=start.weights
+        start.backbone,
+        len(labelled.classes),
+        init=_init(start),
+        weights=start.weights,
+        as_pretrained=recipe.preparation.intensity == "as-pretrained",
+        track=run.track,
     )
+    if start.legacy_shortcut:
+        detach_shortcuts(classifier.backbone)
     examples = Examples(
         source=source, labels=labelled.labels, parts=assignment.parts, classes=labelled.classes
     )
@@ -116,6 +124,20 @@ def finetune(
         history=history,
         metrics=metrics,
         recipe=recipe,
+    )
+
+
+def _preparation(start: Start, recipe: Preparation) -> Preparation:
+    """Return the recipe's preparation with the user's wishes, made for the backbone that was chosen."""
+    entry = spec(start.backbone)
+    size = start.input_size or (entry.input_size if entry.refuse(recipe.input_size) else recipe.input_size)
+    return entry.prepare(
+        recipe.replace(
+            input_size=size,
+            intensity=start.intensity or recipe.intensity,
+            depth=start.depth,
+            beam_axis=start.beam_axis,
+        )
     )
 
 

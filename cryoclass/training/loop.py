@@ -4,7 +4,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from cryoclass.training.augmentation import draw, resample
 from cryoclass.training.boxes import Boxes, read_boxes
 from cryoclass.training.checkpoint import load_checkpoint, save_checkpoint
 from cryoclass.training.evaluation import evaluate
+from cryoclass.training.frozen import Embedded, standardise
 from cryoclass.training.recipes import learning_rate
 
 Weights = dict[str, Tensor]
@@ -82,7 +83,7 @@ class Run:
     seed
         The same seed gives the same weights on the CPU.
     freeze
-        Train the head only and leave the backbone as it is.
+        Train the head only, without augmentation: each particle goes through the backbone once.
     folder
         Where ``checkpoint.pt`` is kept; nowhere where None.
     resume
@@ -132,7 +133,7 @@ class _Bench:
 
     classifier: Classifier
     preparer: Preparer
-    boxes: Boxes
+    boxes: Boxes | Embedded
     targets: Tensor
     recipe: Recipe
     run: Run
@@ -187,6 +188,8 @@ def fit(classifier: Classifier, examples: Examples, recipe: Recipe, run: Run) ->
         recipe=recipe,
         run=run,
     )
+    if run.freeze:
+        bench = replace(bench, boxes=standardise(_embed(bench), train, boxes.rows, boxes.skipped))
     settings = _settings(classifier, examples, boxes, recipe, run)
     progress = _resumed(classifier, optimizer, settings, run)
     for epoch in range(len(progress.records), recipe.epochs):
@@ -212,7 +215,10 @@ def fit(classifier: Classifier, examples: Examples, recipe: Recipe, run: Run) ->
         run.on_epoch(record)
 
     classifier.load_state_dict(progress.best)
-    return _history(bench, progress, np.flatnonzero(parts != "train"))
+    history = _history(bench, progress, np.flatnonzero(parts != "train"))
+    if isinstance(bench.boxes, Embedded):
+        bench.boxes.unfold(classifier.head)
+    return history
 
 
 def _optimizer(classifier: Classifier, recipe: Recipe, freeze: bool) -> torch.optim.Optimizer:
@@ -230,18 +236,17 @@ def _train(
     generator = _seed(run.seed, epoch)
     total, rate = torch.zeros((), device=run.device), recipe.lr
     classifier.train()
-    classifier.backbone.train(not run.freeze)
     batches = _batches(train, recipe.batch_size, generator)
     stream = run.track(boxes.stream(batches), f"Epoch {epoch + 1}/{recipe.epochs}", len(train), _size)
     for step, (places, raw) in enumerate(stream):
         rate = learning_rate(recipe, epoch + step / len(batches))
         optimizer.param_groups[0]["lr"] = rate
-        drawn = draw(len(places), recipe.augmentation, generator)
         with _memory_explained():
-            grey = bench.preparer.grey(raw.to(run.device, non_blocking=True))  # (b, 1, D, H, W)
-            x = resample(grey, drawn, recipe.preparation.input_size)  # (b, 1, d, h, w)
-            with _precision(run.device):
-                logits = classifier(x).logits  # (b, K)
+            x = raw.to(run.device, non_blocking=True)
+            if not run.freeze:
+                drawn = draw(len(places), recipe.augmentation, generator)
+                x = resample(bench.preparer.grey(x), drawn, recipe.preparation)  # (b, 1, d, h, w)
+            logits = _logits(bench, x)  # (b, K)
             target = bench.targets[places.to(run.device)]
             loss = F.cross_entropy(logits.float(), target, label_smoothing=recipe.label_smoothing)
             optimizer.zero_grad()
@@ -259,11 +264,31 @@ def _predict(bench: _Bench, places: NDArray[np.int64]) -> NDArray[np.float32]:
     chunks = []
     for _, raw in bench.boxes.stream(batches):
         with _memory_explained():
-            x = bench.preparer(raw.to(bench.run.device, non_blocking=True))
-            with _precision(bench.run.device):
-                logits = bench.classifier(x).logits
+            x = raw.to(bench.run.device, non_blocking=True)
+            logits = _logits(bench, x if bench.run.freeze else bench.preparer(x))
         chunks.append(logits.float().softmax(1).cpu())
     return torch.cat(chunks).numpy()
+
+
+def _logits(bench: _Bench, x: Tensor) -> Tensor:
+    """Return the logits (b, K) of prepared boxes, or of embeddings where the backbone is frozen."""
+    with _precision(bench.run.device):
+        logits: Tensor = bench.classifier.head(x) if bench.run.freeze else bench.classifier(x).logits
+    return logits
+
+
+@torch.no_grad()
+def _embed(bench: _Bench) -> Tensor:
+    """Return the embedding (n, E) of every particle, each shown once and unchanged."""
+    bench.classifier.eval()
+    run, chunks = bench.run, []
+    batches = torch.arange(len(bench.boxes.rows)).split(bench.recipe.batch_size)
+    stream = run.track(bench.boxes.stream(batches), "Embedding", len(bench.boxes.rows), _size)
+    for _, raw in stream:
+        with _memory_explained(), _precision(run.device):
+            x = bench.preparer(raw.to(run.device, non_blocking=True))
+            chunks.append(bench.classifier.backbone(x).float().cpu())
+    return torch.cat(chunks)
 
 
 def _history(bench: _Bench, progress: _Progress, held_out: NDArray[np.int64]) -> History:

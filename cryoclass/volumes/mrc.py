@@ -82,8 +82,7 @@ def read_volume(path: Path) -> Volume:
         As :func:`open_volume`, or the voxels hold NaN or infinity.
     """
     volume = open_volume(path)
-    with np.errstate(invalid="ignore"):  # some NaN complain when their type changes; they are counted below
-        data = np.array(volume.data, dtype=np.float32)
+    data = np.array(volume.data, dtype=np.float32)
     check_finite(data, path)
     return Volume(path=path, data=data, angpix=volume.angpix)
 
@@ -182,7 +181,8 @@ def _mapped(path: Path, dtype: np.dtype[Any], offset: int, shape: tuple[int, ...
 def _parse_header(start: bytes, path: Path) -> Any:
     """Decide the byte order by which one gives a sensible mode, size and axis order: stamps are often wrong."""
     for order in "<>":
-        header = np.frombuffer(start, HEADER_DTYPE.newbyteorder(order), 1).view(np.recarray)[0]
+        # An array of no axes keeps the byte order in its fields, which an element taken out of one does not.
+        header = np.frombuffer(start, HEADER_DTYPE.newbyteorder(order), 1).reshape(()).view(np.recarray)
         sizes = (int(header.nx), int(header.ny), int(header.nz))
         if 0 <= int(header.mode) <= 101 and all(0 < n < 1_000_000 for n in sizes):
             return header
@@ -218,7 +218,7 @@ def _dtype(header: Any, path: Path) -> np.dtype[Any]:
 
 def _is_unsigned(header: Any) -> bool:
     """IMOD before 4.2.23 wrote unsigned bytes as mode 0 and says so in bytes 152 to 159."""
-    extra = header.extra2.tobytes()[48:56]  # extra2 starts at byte 104
+    extra = header.extra2.tobytes()[40:48]  # extra2 starts at byte 112
     stamp, flags = np.frombuffer(extra, "<i4" if header.mode.dtype.byteorder in "<=" else ">i4")
     return bool(stamp == IMOD_STAMP and not flags & 1)
 

@@ -1,0 +1,1 @@
+"""What can be known before any GPU minute: checks of STAR, tomograms, model and machine, each in words."""

@@ -1,0 +1,181 @@
+"""Whether the boxes lie inside their tomograms: the check that ``extract``, ``finetune`` and ``predict`` start with."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from cryoclass.doctor.findings import Finding, error, ok, warning
+from cryoclass.doctor.table import frame_words
+from cryoclass.errors import ParticleError
+from cryoclass.settings import Extraction
+from cryoclass.star.dialects import Frame
+from cryoclass.star.frames import affine
+from cryoclass.subtomograms import Placement, TomogramSource, coordinate_frame
+
+MOST_OUTSIDE = 0.5  # more outside than that, and the coordinates were misunderstood
+CONVINCING = 0.9
+CENTRED_FRAMES = (Frame.CENTRED_ANGSTROMS, Frame.PICKED_ANGSTROMS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inside:
+    """How the particles of one tomogram lie, in counts.
+
+    Attributes
+    ----------
+    tomogram
+        Its name.
+    particles
+        How many there are.
+    positions_outside
+        Particles that are themselves outside.
+    sticking_out
+        Boxes that are partly outside.
+    boxes_outside
+        Boxes that are wholly outside.
+    """
+
+    tomogram: str
+    particles: int
+    positions_outside: int
+    sticking_out: int
+    boxes_outside: int
+
+
+def count_inside(placement: Placement) -> Inside:
+    """Count where the boxes of one tomogram lie; the same rules as :func:`cryoclass.volumes.crop.overlap`."""
+    shape, cut = np.array(placement.geometry.shape), placement.plan.cut
+    starts = placement.centres - cut // 2
+    within = ((starts >= 0) & (starts + cut <= shape)).all(axis=1)
+    outside = ((starts + cut <= 0) | (starts >= shape)).any(axis=1)
+    return Inside(
+        tomogram=placement.tomogram.name,
+        particles=len(placement.rows),
+        positions_outside=int((~_are_inside(placement.positions, placement)).sum()),
+        sticking_out=int((~within & ~outside).sum()),
+        boxes_outside=int(outside.sum()),
+    )
+
+
+def refuse_wrong_frame(source: TomogramSource) -> list[Inside]:
+    """Return the counts of every tomogram, unless most boxes lie outside.
+
+    Raises
+    ------
+    ParticleError
+        More than half of the boxes lie wholly outside their tomograms: frame and unit of the coordinates must have
+        been misunderstood. The message names them, and a frame in which the particles would lie inside.
+    """
+    counts = [count_inside(placement) for placement in source.placements]
+    total, outside = sum(c.particles for c in counts), sum(c.boxes_outside for c in counts)
+    if outside <= MOST_OUTSIDE * total:
+        return counts
+    taken = frame_words(source.particles, source.settings)
+    better = better_frame(source)
+    instead = f" Taken as {better.value}, they would lie inside." if better else ""
+    raise ParticleError(
+        f"{outside} of {total} boxes would lie outside their tomograms. Their coordinates were taken as "
+        f"{taken} ({source.particles.dialect.name}).{instead}",
+        _way_out(source, better),
+    )
+
+
+def check_inside(source: TomogramSource) -> Iterator[Finding]:
+    """Say which share of particles and boxes lies inside, and in which tomogram it is worst.
+
+    Raises
+    ------
+    ParticleError
+        As :func:`refuse_wrong_frame`.
+    """
+    counts = refuse_wrong_frame(source)
+    total = sum(c.particles for c in counts)
+    positions = sum(c.positions_outside for c in counts)
+    sticking = sum(c.sticking_out + c.boxes_outside for c in counts)
+    words = f"{_percent(total - positions, total)} of {total} particles lie in their tomograms"
+    if sticking:
+        worst = max(counts, key=lambda c: (c.sticking_out + c.boxes_outside) / max(c.particles, 1))
+        words += (
+            f"; boxes of {source.box} pixels that stick out: {sticking}, worst {worst.tomogram}: "
+            f"{worst.sticking_out + worst.boxes_outside} of {worst.particles}"
+        )
+    way_out = f"--edge {source.settings.edge}: boxes partly outside " + (
+        "repeat the outermost voxels." if source.settings.edge == "replicate" else "are left out."
+    )
+    if positions > MOST_OUTSIDE * total:
+        yield error("inside", words, _way_out(source, better_frame(source)))
+    elif positions:
+        yield warning(
+            "inside", words, "A few may be picks at the rim; many mean a wrong frame or pixel size."
+        )
+    elif sticking > MOST_OUTSIDE * total:
+        yield warning("inside", words, way_out)
+    else:
+        yield ok("inside", words)
+
+
+def better_frame(source: TomogramSource) -> Frame | None:
+    """Return the frame in which nearly all particles lie inside and spread widest; ``None`` where no frame fits."""
+    now = coordinate_frame(source.particles, source.settings)
+    scores = {frame: _score(source, frame) for frame in Frame if frame is not now}
+    best = max(scores, key=lambda frame: scores[frame])
+    return best if scores[best] > 0 else None
+
+
+def _score(source: TomogramSource, frame: Frame) -> float:
+    """Return how much of the volumes the particles span in a frame; 0 where they do not lie inside."""
+    if frame in CENTRED_FRAMES and (source.particles.coordinates >= 0).all():
+        return 0
+    inside, total, spans = 0, 0, []
+    settings = source.settings.replace(coords_angpix=None)
+    for placement in source.placements:
+        try:
+            positions = _positions(source, placement, frame, settings)
+        except ParticleError:  # a size that this frame needs is not known
+            return 0
+        inside += int(_are_inside(positions, placement).sum())
+        total += len(positions)
+        spans.append(np.mean(np.ptp(positions, axis=0) / placement.geometry.shape))
+    return float(np.mean(spans)) if inside >= CONVINCING * total else 0
+
+
+def _positions(
+    source: TomogramSource, placement: Placement, frame: Frame, settings: Extraction
+) -> np.ndarray:
+    pixels = source.particles.angpix
+    pixel = settings.coords_angpix or (None if pixels is None else float(pixels[placement.rows[0]]))
+    coordinates = source.particles.coordinates[placement.rows]
+    return affine(frame, placement.geometry, pixel).voxel(coordinates)
+
+
+def _are_inside(positions: np.ndarray, placement: Placement) -> np.ndarray:
+    return np.asarray(
+        ((positions > -0.5) & (positions < np.array(placement.geometry.shape) - 0.5)).all(axis=1)
+    )
+
+
+def _way_out(source: TomogramSource, better: Frame | None) -> str:
+    first = source.placements[0].geometry
+    pixels = source.particles.angpix
+    angpix = (
+        {
+            Frame.ANGSTROMS: 1.0,
+            Frame.TOMOGRAM_PIXELS: first.angpix,
+            Frame.TILT_SERIES_PIXELS: first.tilt_series_angpix,
+            Frame.IMAGE_PIXELS: None if pixels is None else float(pixels[0]),
+        }.get(better)
+        if better
+        else None
+    )
+    if angpix:
+        return f"Say what they count with --coords-angpix {angpix:g}."
+    if better:
+        return "Write them in the columns that belong to that frame."
+    return "Give the tomograms that they were picked in, or say their pixel size with --coords-angpix."
+
+
+def _percent(part: int, total: int) -> str:
+    if part == total:
+        return "all"
+    return f"{100 * part / total:.1f} %"

@@ -1,0 +1,74 @@
+"""The particle table: what kind of file it is, what its coordinates count, and how many of each class it holds."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from cryoclass.doctor.findings import Finding, ok, plural, warning
+from cryoclass.particles import LABEL_COLUMNS, Particles
+from cryoclass.settings import Cutting
+
+MIN_PER_CLASS = 3  # one each to train, to choose the best epoch and to score
+SHOWN_CLASSES = 8
+
+
+def check_table(particles: Particles) -> Iterator[Finding]:
+    """Say the dialect, and count rows and tomograms."""
+    tomograms = len(set(particles.tomograms))
+    where = f" in {plural(tomograms, 'tomogram')}" if particles.dialect.tomogram else ""
+    yield ok("table", f"{particles.dialect.name}, {plural(len(particles), 'particle')}{where}")
+
+
+def check_coordinates(particles: Particles, cutting: Cutting) -> Iterator[Finding]:
+    """Say frame and unit of the coordinates, and read them all."""
+    if particles.dialect.frame is None:
+        yield ok("coordinates", "none; boxes can only come from files")
+        return
+    assert len(particles.coordinates)  # reading raises where a cell is no number  # noqa: S101
+    words = frame_words(particles, cutting)
+    if particles.origins is not None and particles.origins.any():
+        words += ", minus the refined origins" if cutting.shifts else "; refined origins are ignored"
+    yield ok("coordinates", words)
+
+
+def frame_words(particles: Particles, cutting: Cutting) -> str:
+    """Say what the coordinates of a table that has some are taken for."""
+    if cutting.coords_angpix is not None:
+        return f"pixels of {cutting.coords_angpix:g} A from the first voxel, as you say"
+    return particles.dialect.frame.value if particles.dialect.frame else "no coordinates"
+
+
+def count_labels(particles: Particles, asked: str | None) -> Counter[str]:
+    """Count the labels of each class; empty where the file has no label column and none was asked for."""
+    if asked is None and not any(label in particles.block.labels for label in LABEL_COLUMNS):
+        return Counter()
+    column = particles.label_column(asked)
+    return Counter(label for label in particles.labels(column) if label is not None)
+
+
+def check_labels(particles: Particles, asked: str | None) -> Iterator[Finding]:
+    """Say how many labels each class has; nothing where there are none, and none were asked for."""
+    counts = count_labels(particles, asked)
+    column = particles.label_column(asked) if counts or asked is not None else ""
+    if not column or (asked is None and column == "rlnClassNumber" and len(counts) == 1):  # of a refinement
+        return
+    words = f"{column}: {_count_words(counts) or 'empty'}"
+    if 0 < counts.total() < len(particles):
+        words += f"; {len(particles) - counts.total()} without"
+    few = [name for name, count in counts.items() if count < MIN_PER_CLASS]
+    if few:
+        yield warning(
+            "labels",
+            f"{words}; too few of {', '.join(few[:SHOWN_CLASSES])}",
+            f"finetune needs {MIN_PER_CLASS} of each class at the very least: label more, or leave the class out.",
+        )
+    elif len(counts) < 2:
+        yield warning("labels", f"{words}; finetune needs two classes", "Add false positives, for example.")
+    else:
+        yield ok("labels", words)
+
+
+def _count_words(counts: Counter[str]) -> str:
+    common = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    shown = ", ".join(f"{name} ({count})" for name, count in common[:SHOWN_CLASSES])
+    more = len(common) - SHOWN_CLASSES
+    return shown + (f" and {more} more classes" if more > 0 else "")
