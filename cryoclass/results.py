@@ -64,7 +64,12 @@ def write_classes(path: Path, assigned: np.ndarray, classes: Sequence[str]) -> N
 
 
 def write_split(outdir: Path, table: Particles, assigned: np.ndarray, classes: Sequence[str]) -> list[Path]:
-    """Write one STAR file per class that has particles, and one for those of no class; all keep every other block."""
+    """Write one STAR file per class that has particles, and one for those of no class; all keep every other block.
+
+    Such files of an earlier run in the folder go first: its classes may have had other names.
+    """
+    for old in outdir.glob("class[0-9][0-9][0-9]_*.star"):
+        old.unlink()
     written = []
     for number in [*range(len(classes)), -1]:
         rows = np.flatnonzero(assigned == number)

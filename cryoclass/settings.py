@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, Self
 from cryoclass.errors import UsageError
 
 Size3 = tuple[int, int, int]
+MAX_SEED = 2**32 - 1  # the largest that numpy, torch and scikit-learn all take
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,7 +349,7 @@ class Training(Settings):
         flags=("--freeze",),
         help="Train the head alone, on embeddings that are computed once, without augmentation.",
     )
-    seed: int = setting(0, help="Seed of everything random.", minimum=0)
+    seed: int = setting(0, help="Seed of everything random.", minimum=0, maximum=MAX_SEED)
 
 
 # -------------------------------------------------------------------------------------------- simulate
@@ -395,4 +396,13 @@ class Simulation(Settings):
         1.0, help="Share of particles whose label is written; the rest say unlabelled.", minimum=0, maximum=1
     )
     dialect: Literal["relion30", "relion31", "warp"] = setting("relion31", help="Whose STAR file to write.")
-    seed: int = setting(0, help="Seed; the same seed gives the same files.", minimum=0)
+    seed: int = setting(0, help="Seed; the same seed gives the same files.", minimum=0, maximum=MAX_SEED)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.defocus[0] > self.defocus[1]:
+            least, most = self.defocus
+            raise UsageError(
+                f"--defocus is {least:g} {most:g}; the smaller number comes first.",
+                f"Use --defocus {most:g} {least:g}.",
+            )

@@ -22,7 +22,6 @@ HEADS = [1, 2]
 
 def small_video_resnet(kind: str) -> nn.Module:
     makers = {
-        "r3d": [resnet.Conv3DSimple] * 4,
         "mc3": [resnet.Conv3DSimple] + [resnet.Conv3DNoTemporal] * 3,
         "r2plus1d": [resnet.Conv2Plus1D] * 4,
     }
@@ -48,23 +47,27 @@ def small_mvit(version: int, spatial: tuple[int, int] = (224, 224), temporal: in
     )
 
 
-def small_swin3d() -> nn.Module:
-    return swin_transformer.SwinTransformer3d([2, 4, 4], 24, [2, 2], HEADS, WINDOW)
+def small_swin3d(blocks: tuple[int, int] = (2, 2)) -> nn.Module:
+    return swin_transformer.SwinTransformer3d([2, 4, 4], 24, list(blocks), HEADS, WINDOW)
+
+
+def small_s3d() -> nn.Module:
+    network = s3d()
+    network.features = network.features[:6]
+    return network
 
 
 def small_swin2d() -> nn.Module:
     return SwinTransformer([4, 4], 24, [2, 2], HEADS, WINDOW[1:])
 
 
-def small_hara(shortcut: str, bottleneck: bool, channels: int) -> nn.Module:
-    blocks, bottlenecks = resnet3d.BLOCKS, resnet3d.BOTTLENECKS
-    depth = bottlenecks[0] if bottleneck else 10
-    usual = blocks[depth]
-    blocks[depth] = (1, 1, 1, 1)
+def small_hara(depth: int, shortcut: str, channels: int) -> nn.Module:
+    usual = resnet3d.BLOCKS[depth]
+    resnet3d.BLOCKS[depth] = (1, 1, 1, 1)
     try:
         return resnet3d.ResNet3d(depth, channels, shortcut)
     finally:
-        blocks[depth] = usual
+        resnet3d.BLOCKS[depth] = usual
 
 
 def _wrapped(wrap, network, width, channels):
@@ -74,17 +77,15 @@ def _wrapped(wrap, network, width, channels):
 
 
 SIBLINGS = {
-    "hara-a": partial(small_hara, "A", False),
-    "hara-b": partial(small_hara, "B", False),
-    "hara-bottleneck": partial(small_hara, "B", True),
-    "r3d": partial(_wrapped, VideoResNet, partial(small_video_resnet, "r3d"), 512),
+    "r3d-a": partial(small_hara, 10, "A"),
+    "r3d-b": partial(small_hara, 50, "B"),
     "mc3": partial(_wrapped, VideoResNet, partial(small_video_resnet, "mc3"), 512),
     "r2plus1d": partial(_wrapped, VideoResNet, partial(small_video_resnet, "r2plus1d"), 512),
-    "s3d": partial(_wrapped, S3d, s3d, 1024),
+    "s3d": partial(_wrapped, S3d, small_s3d, 256),
     "mvit-1": partial(_wrapped, Mvit, partial(small_mvit, 1), 48),
     "mvit-2": partial(_wrapped, Mvit, partial(small_mvit, 2), 48),
-    "swin3d": partial(_wrapped, VideoSwin, small_swin3d, 48),
-    "swin": partial(_wrapped, InflatedSwin, small_swin3d, 48),
+    "swin3d": partial(_wrapped, VideoSwin, partial(small_swin3d, (1, 2)), 48),
+    "swin": partial(_wrapped, InflatedSwin, partial(small_swin3d, (1, 1)), 48),
     "vivit": lambda channels: Vivit(channels, **FEW_LAYERS, intermediate_size=64),
     "vjepa2": lambda channels: Vjepa2(channels, **FEW_LAYERS),
     "rb3d": Rb3d,
@@ -93,7 +94,7 @@ SIBLINGS = {
 
 # First word of a name, or a whole name, to the sibling.
 KINDS = {
-    "tv": "r3d",
+    "tv": "mc3",
     "mc3": "mc3",
     "r2plus1d": "r2plus1d",
     "r2plus1d34": "r2plus1d",
@@ -112,12 +113,6 @@ KINDS = {
 def sibling_of(name: str) -> str:
     """Return the key of ``SIBLINGS`` for a registered backbone; fails for a family without one."""
     first = name.partition("-")[0]
-    if first.startswith("r3d"):
-        bottleneck = int(first[3:]) in resnet3d.BOTTLENECKS
-        return "hara-bottleneck" if bottleneck else f"hara-{_shortcut(name).lower()}"
+    if BACKBONES[name] in resnet3d.SPECS:
+        return f"r3d-{BACKBONES[name].build.keywords.get('shortcut', 'A').lower()}"
     return KINDS.get(name) or KINDS[first]
-
-
-def _shortcut(name: str) -> str:
-    state = BACKBONES[name].build.keywords.get("shortcut", "A")
-    return str(state)

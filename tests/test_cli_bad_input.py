@@ -606,6 +606,20 @@ MISTAKES = {
     "a tomogram smaller than a box": Mistake(
         argv="simulate -o Out --size 16 64 64 --box 32", says=["--size is 16 x 64 x 64", "--box 32"], status=2
     ),
+    "a range the wrong way round": Mistake(
+        argv="simulate -o Out --defocus 5 2.5", says=["--defocus is 5 2.5", "Use --defocus 2.5 5"], status=2
+    ),
+    "a seed beyond all generators": Mistake(
+        argv="simulate -o Out --seed 4294967296", says=["--seed is 4294967296; it must be at most"], status=2
+    ),
+    "an embedding with such a seed": Mistake(
+        argv="embed {particles} --model {model} --seed 4294967296", says=["'--seed'", "4294967295"], status=2
+    ),
+    "an endless pixel size": Mistake(
+        argv="extract {coordinates} --box 16 --tomogram-angpix inf",
+        says=["'--tomogram-angpix'", "1000"],
+        status=2,
+    ),
     "no folder of maps": Mistake(
         argv="simulate -o Out --maps nowhere", says=["nowhere: no such folder", "--maps"], status=2
     ),
@@ -1128,7 +1142,7 @@ def test_pretrained_weights_without_a_network(cryoclass, extracted, no_network, 
 @pytest.mark.usefixtures("no_network")
 def test_weights_that_were_never_fetched_cannot_be_verified(cryoclass, extracted):
     says = ["r3d34-k400 is not in the cache", "cryoclass backbones fetch r3d34-k400"]
-    fails(cryoclass, extracted, Mistake(argv="backbones verify r3d34-k400", says=says))
+    fails(cryoclass, extracted, Mistake(argv="backbones verify r3d34-k400", says=says, status=2))
 
 
 def test_resuming_with_other_settings_is_refused(cryoclass, trained):

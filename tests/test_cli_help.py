@@ -80,7 +80,7 @@ FLOORS = {
     "doctor": 4,  # looks at what the rooms below would say, so it stands above them
     **dict.fromkeys(["training", "inference", "export", "report", "simulate", "extraction"], 3),
     **dict.fromkeys(["particles", "tomograms", "subtomograms", "labels", "results"], 2),
-    **dict.fromkeys(["preparation", "classifier", "backbones"], 2),
+    **dict.fromkeys(["preparation", "classifier", "backbones", "metrics"], 2),
     **dict.fromkeys(["star", "volumes"], 1),
     **dict.fromkeys(["settings", "errors", "files", "progress", "devices"], 0),
 }

@@ -12,6 +12,7 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import onnxruntime
+import pandas as pd
 import pytest
 import starfile
 from cli_helpers import EPOCHS, NETWORK, SPECIES, table
@@ -115,6 +116,18 @@ def test_every_simulated_dialect_is_extracted(cryoclass, dialect):
     assert ran.status == 0, ran.err
     assert len(table(Path("X/particles.star"))) == 4
     assert ("left as it is" if dialect == "warp" else "flipped") in ran.err
+
+
+def test_extract_warns_of_columns_that_relion_will_miss(cryoclass, extracted):
+    lines = extracted.coordinates.read_text().splitlines()
+    rows = [line.split()[:4] for line in lines if "TS_0" in line]
+    labels = ["rlnMicrographName", *(f"rlnCoordinate{axis}" for axis in "XYZ")]
+    starfile.write(pd.DataFrame(rows, columns=labels), "bare.star")
+    cut = ("--tomograms", extracted.tomograms, "--box", 16)
+    bare = cryoclass("extract", "bare.star", *cut, "-o", "A")
+    assert bare.status == 0, bare.err
+    assert "warning: bare.star has no rlnVoltage and no rlnSphericalAberration; RELION" in bare.err
+    assert "warning" not in cryoclass("extract", extracted.coordinates, *cut, "-o", "B").err
 
 
 def test_extract_says_the_same_with_any_number_of_threads(cryoclass, extracted):

@@ -9,12 +9,14 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import starfile
 
 from cryoclass.cli import app, main
 from cryoclass.cli.external import translate
 from cryoclass.particles import read_particles
+from cryoclass.results import assign, prediction_columns
 from cryoclass.star.document import StarFile
 from cryoclass.star.external import ABORT_NOW, OUTPUT_NODES, End, ExternalJob, Kind, Node
 from cryoclass.tomograms import find_tomograms
@@ -503,3 +505,10 @@ def test_picks_of_relion_5_get_the_optics_of_their_tomograms():
     assert written.star.column(optics, "rlnOpticsGroupName") == ["group0", "group2"]
     assert written.star.column(optics, "rlnTomoSubtomogramBinning") == ["1.000000", "1.000000"]
     assert written.star.column(optics, "rlnTomoTiltSeriesPixelSize") == ["20.0", "20.0"]
+
+
+def test_class_names_lose_their_blanks():
+    """Warp would take them for two values."""
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8]], dtype=np.float32)
+    columns = prediction_columns(probabilities, assign(probabilities), ["80S  ribosome", "junk"])
+    assert columns["cryoclassClassName"] == ["80S_ribosome", "junk"]

@@ -264,3 +264,22 @@ def test_relion_extracts_again_from_our_table(tomogram, cryoclass):
     subprocess.run(again, check=True, capture_output=True)
     found = [tomogram.read(name) for name in images(Path("Again.star"))]
     np.testing.assert_array_equal(boxes, found)
+
+
+def test_relion_selects_a_class_of_our_predictions(cryoclass, trained, here):
+    argv = ("predict", trained.particles, "--model", trained.model, "--split-classes", "-o", "P")
+    assert cryoclass(*argv).status == 0
+    whole = starfile.read("P/particles.star")["particles"]
+    for part in Path("P").glob("class0*.star"):
+        number = int(part.name[5:8])
+        select = ["--select", "rlnClassNumber", "--minval", str(number), "--maxval", str(number)]
+        run = ["relion_star_handler", "--i", "P/particles.star", "--o", "chosen.star", *select]
+        subprocess.run(run, check=True, capture_output=True)
+        chosen = starfile.read("chosen.star")["particles"]
+        assert list(chosen["rlnImageName"]) == list(whole["rlnImageName"][whole["rlnClassNumber"] == number])
+        assert list(chosen["rlnImageName"]) == list(starfile.read(part)["particles"]["rlnImageName"])
+        np.testing.assert_allclose(
+            chosen["rlnMaxValueProbDistribution"],
+            whole["rlnMaxValueProbDistribution"][whole["rlnClassNumber"] == number],
+        )
+    assert (here / "chosen.star").exists()

@@ -35,7 +35,7 @@ from cryoclass.backbones.registry import BACKBONES, build_backbone, spec
 from cryoclass.backbones.torchvision_video import Mvit, stretch, torchvision_module
 from cryoclass.backbones.vivit import Vivit
 from cryoclass.backbones.vjepa2 import Vjepa2
-from cryoclass.backbones.weights import check_state, load_weights
+from cryoclass.backbones.weights import load_weights
 from cryoclass.classifier import WholeModel, load_model, save_model, start_classifier
 from cryoclass.errors import UsageError
 from cryoclass.export.onnx_file import export_onnx
@@ -72,7 +72,9 @@ def assert_same(backbone, expected_logits, head, x):
     """Hold ``backbone`` with the original's head against the logits of the original for three equal channels."""
     with torch.inference_mode():
         found = head(backbone(x))
-        torch.testing.assert_close(found, expected_logits, rtol=0, atol=1e-5 * float(expected_logits.abs().max()))
+        torch.testing.assert_close(
+            found, expected_logits, rtol=0, atol=1e-5 * float(expected_logits.abs().max())
+        )
 
 
 def colours(x):
@@ -137,7 +139,9 @@ def resized(name, value, shape, spatial):
     return F.interpolate(value.T[None], size=shape[0], mode="linear")[0].T
 
 
-@pytest.mark.parametrize(("name", "function"), [("mvit-v1-b-k400", "mvit_v1_b"), ("mvit-v2-s-k400", "mvit_v2_s")])
+@pytest.mark.parametrize(
+    ("name", "function"), [("mvit-v1-b-k400", "mvit_v1_b"), ("mvit-v2-s-k400", "mvit_v2_s")]
+)
 def test_mvit_says_what_torchvision_rebuilt_for_the_size_says(name, function, tmp_path):
     network = original(function)
     backbone = load_weights(spec(name), saved(network, tmp_path)).eval()
@@ -223,7 +227,11 @@ def test_vivit_stretches_its_table_to_the_input(small_vivit):
 def test_vjepa2_says_what_transformers_says(side, tmp_path):
     torch.manual_seed(3)
     config = transformers.VJEPA2Config(
-        **FEW_LAYERS, crop_size=side, pred_num_hidden_layers=2, pred_hidden_size=48, pred_num_attention_heads=2
+        **FEW_LAYERS,
+        crop_size=side,
+        pred_num_hidden_layers=2,
+        pred_hidden_size=48,
+        pred_num_attention_heads=2,
     )
     network = transformers.VJEPA2Model(config).eval()
     network.load_state_dict(by_formula(network.state_dict()))
@@ -299,7 +307,9 @@ def meta_original(name):
     """Return the tensors of a published file, without values."""
     with torch.device("meta"):
         if name == "vivit-b-k400":
-            return transformers.VivitForVideoClassification(transformers.VivitConfig(num_labels=400)).state_dict()
+            return transformers.VivitForVideoClassification(
+                transformers.VivitConfig(num_labels=400)
+            ).state_dict()
         if name == "vjepa2-l":
             return transformers.VJEPA2Model(transformers.VJEPA2Config()).state_dict()
         return torchvision.models.get_model(enum_of(name)[0]).state_dict()
@@ -328,7 +338,7 @@ def test_twelve_files_come_from_torchvision():
 
 
 @pytest.mark.parametrize("name", [*FROM_TORCHVISION, "vivit-b-k400", "vjepa2-l"])
-def test_the_published_file_fits(name, tmp_path):
+def test_the_published_file_fits(name):
     entry, state = spec(name), meta_original(name)
     with torch.device("meta"):
         layout = entry.build(3).state_dict()
@@ -415,6 +425,16 @@ def test_rb3d_has_the_published_number_of_values():
     assert sum(value.numel() for value in network.parameters()) + head == 118_474
 
 
+@pytest.mark.parametrize("side", [8, 9])
+def test_rb3d_pools_to_halves(side):
+    torch.manual_seed(10)
+    network = build_backbone("rb3d").eval()
+    x = torch.rand(2, 1, 2 * side, 2 * side + 2, 2 * side)
+    with torch.inference_mode():
+        maps = network.blocks(network.maxpool(network.conv1(x).relu()))
+        torch.testing.assert_close(network(x), F.adaptive_avg_pool3d(maps, 2).flatten(1))
+
+
 def test_autoencoding_has_the_published_number_of_values():
     """At 28x28x28 with 7 classes, 4.35 M with the code and the decoder that are not here."""
     side = 28 // 4
@@ -450,7 +470,7 @@ def test_a_missing_extra_is_said(build, monkeypatch):
 
 
 def test_a_torchvision_that_does_not_match_is_said(monkeypatch):
-    def refuse(name):
+    def refuse(_name):
         raise RuntimeError("operator torchvision::nms does not exist")
 
     monkeypatch.setattr(importlib, "import_module", refuse)
@@ -468,6 +488,10 @@ RECIPE = Recipe(
     batch_size=4,
     preparation=Preparation(input_size=SIZE, intensity="standard"),
 )
+
+
+# The class token, which alone leaves MViT's last block, asks for no place there; so that these play no part in it.
+QUERIES = ("backbone.blocks.1.attn.pool_q.", "backbone.blocks.1.attn.rel_pos_")
 
 
 class Boxes:
@@ -518,7 +542,9 @@ def life(kind, name, folder):
         embedded = BackboneEngine(name, loaded.backbone, card.preparation, boxes, CPU).run(boxes.voxels)
         offered = BACKBONES[name].onnx is True
         parity = export_onnx(folder, folder / "model.onnx") if offered else None
-        exported = [OnnxEngine(folder / "model.onnx").run(boxes.voxels[:n]) for n in (1, 5)] if offered else []
+        exported = (
+            [OnnxEngine(folder / "model.onnx").run(boxes.voxels[:n]) for n in (1, 5)] if offered else []
+        )
     return history, set(before) - moved, predicted, embedded.embedding, parity, exported
 
 
@@ -538,7 +564,7 @@ def test_every_backbone_is_trained_saved_used_and_exported(name, folders):
     kind = sibling_of(name)
     history, unmoved, predicted, embedding, parity, exported = life(kind, namesake(kind), folders(kind))
     assert np.isfinite(history.epochs[0].train_loss)
-    assert not unmoved
+    assert not {key for key in unmoved if not (kind.startswith("mvit") and key.startswith(QUERIES))}
     assert predicted.probabilities.shape == (12, 2)
     np.testing.assert_allclose(predicted.probabilities[8:], history.probabilities, atol=1e-5)
     np.testing.assert_allclose(embedding, predicted.embedding, atol=1e-5)

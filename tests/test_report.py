@@ -16,6 +16,7 @@ from matplotlib.image import imread
 from sklearn.metrics import roc_auc_score
 
 from cryoclass.errors import OutputError, ParticleError, UsageError
+from cryoclass.metrics import evaluate
 from cryoclass.report import figures, images, maps, pages, scores, style
 from cryoclass.report.content import (
     Classified,
@@ -452,11 +453,12 @@ def test_embedding_png_is_the_same_each_time(tmp_path):
 
 
 CONTENT = scored(300, 10)
+METRICS = evaluate(CONTENT.probabilities, CONTENT.labels, CONTENT.classes)
 FIGURES = {
     "curves": lambda: figures.training_curves(curves()),
-    "confusion": lambda: figures.confusion_matrix(scores.confusion(CONTENT), CONTENT.classes),
+    "confusion": lambda: figures.confusion_matrix(np.array(METRICS.confusion), CONTENT.classes),
     "roc": lambda: figures.roc(scores.one_vs_rest(CONTENT), CONTENT.classes),
-    "reliability": lambda: figures.reliability(scores.calibration(CONTENT)),
+    "reliability": lambda: figures.reliability(METRICS),
     "slices": lambda: figures.slices(blob(), 10.0),
     "counts": lambda: figures.class_counts([3, 123_456], ["a", "b" * 99]),
     "scatter": lambda: figures.embedding_scatter(np.eye(2), embedded(2).groupings[1], "pca"),
@@ -554,21 +556,12 @@ def test_mean_roc_curve_goes_from_corner_to_corner():
     assert (np.diff(mean.true_positive) >= 0).all()
 
 
-def test_a_class_without_particles_has_no_auc():
+def test_a_class_without_particles_has_no_curve():
     content = scored(60, 3)
     two = Scored(classes=content.classes, probabilities=content.probabilities, labels=content.labels % 2)
-    rows = scores.per_class(two, scores.one_vs_rest(two))
-    assert np.isnan(rows[2].auc)
-    assert rows[2].count == 0
-    assert np.isfinite(scores.macro(scores.one_vs_rest(two)).auc)
-
-
-def test_calibration_error_by_hand():
-    probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.4, 0.6]])
-    what = Scored(classes=["a", "b"], probabilities=probabilities, labels=np.array([0, 1, 1, 1]))
-    # two at 0.9 with accuracy 0.5, two at 0.6 with accuracy 1: (2 * 0.4 + 2 * 0.4) / 4
-    assert scores.calibration(what).error == pytest.approx(0.4)
-    assert scores.calibration(what).counts.sum() == 4
+    curves = scores.one_vs_rest(two)
+    assert np.isnan(curves[2].auc)
+    assert np.isfinite(scores.macro(curves).auc)
 
 
 def test_worst_mistakes_are_wrong_labelled_and_most_confident_first():

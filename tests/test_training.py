@@ -13,7 +13,7 @@ from cryoclass.classifier import Classifier
 from cryoclass.errors import CryoclassError, ModelError, ParticleError, UsageError, VolumeError
 from cryoclass.settings import Preparation, Recipe
 from cryoclass.training.boxes import available_memory, read_boxes
-from cryoclass.training.evaluation import evaluate
+from cryoclass.metrics import evaluate
 from cryoclass.training.loop import Examples, Run, fit
 from cryoclass.training.recipes import RECIPES, learning_rate, recipe
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import onnx
 import torch
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import numpy_helper
 
 from cryoclass.backbones.spec import State

@@ -42,14 +42,26 @@ class Rb3d(Backbone):
         self.conv1 = nn.Conv3d(channels, WIDTH, 3, padding=1)
         self.maxpool = nn.MaxPool3d(2)
         self.blocks = nn.Sequential(*(Block() for _ in range(4)))
-        self.avgpool = nn.AdaptiveAvgPool3d(2)
         self.apply(_initialise)
 
     def forward(self, x: Tensor) -> Tensor:
         """Turn ``(N, channels, D, H, W)`` into ``(N, 256)``."""
         x = self.maxpool(F.relu(self.conv1(x), inplace=True))
-        pooled: Tensor = self.avgpool(self.blocks(x))
-        return pooled.flatten(1)
+        x = self.blocks(x)
+        for axis in (2, 3, 4):
+            x = _halves(x, axis)
+        return x.flatten(1)
+
+
+def _halves(x: Tensor, axis: int) -> Tensor:
+    """Return the means of the first and the second half of an axis; a voxel in the middle belongs to both.
+
+    Over three axes this is an adaptive pool to 2x2x2, which ONNX does not have.
+    """
+    side = x.shape[axis]
+    half = (side + 1) // 2
+    first, second = x.narrow(axis, 0, half), x.narrow(axis, side - half, half)
+    return torch.cat([first.mean(axis, keepdim=True), second.mean(axis, keepdim=True)], dim=axis)
 
 
 def _initialise(module: nn.Module) -> None:

@@ -86,7 +86,9 @@ class S3d(Backbone):
         take_channels(self.features[0][0][0], channels)
         for part in self.features.modules():
             if isinstance(part, nn.BatchNorm3d):
-                part.momentum = 0.1  # with torchvision's 0.001, a fine-tuning of some 1000 steps would hardly move it
+                part.momentum = (
+                    0.1  # with torchvision's 0.001, a fine-tuning of some 1000 steps would hardly move it
+                )
 
     def forward(self, x: Tensor) -> Tensor:
         """Turn ``(N, channels, D, H, W)`` into ``(N, 1024)``, the mean of the last map."""
@@ -139,9 +141,8 @@ class Mvit(Backbone):
     def _positions(self, grid: Grid) -> Tensor:
         """Return ``(1 + D*H*W, width)``: one row for the class token, then one per place of the grid."""
         table = self.pos_encoding
-        depth, height, width = table.temporal_size, *table.spatial_size
-        along = stretch(table.temporal_pos.view(depth, -1), grid[:1])
-        across = stretch(table.spatial_pos.view(height, width, -1), grid[1:])
+        along = stretch(table.temporal_pos, grid[:1])
+        across = stretch(table.spatial_pos.unflatten(0, table.spatial_size), grid[1:])
         places = along[:, None, None] + across[None]
         return torch.cat([table.class_pos[None], places.flatten(0, 2)])
 

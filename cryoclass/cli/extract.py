@@ -22,6 +22,7 @@ from cryoclass.settings import Extraction
 
 if TYPE_CHECKING:
     from cryoclass.extraction import Extracted
+    from cryoclass.particles import Particles
     from cryoclass.subtomograms import TomogramSource
 
 
@@ -59,6 +60,7 @@ def extract(
     found = find_tomograms(particles.tomograms, tomograms, particles.path, skip_missing=skip_missing)
     source = TomogramSource(particles, found, settings, tomogram_angpix)
     warn_at_start(source, outdir)
+    _warn_of_silent_optics(particles)
     for line in contrast_words(source):
         console.note(line)
     extracted = extract_all(source, outdir, jobs, console.track)
@@ -75,7 +77,20 @@ def extract(
             ("look at", outdir / "extract.html"),
         ],
     )
-    console.next_command(f"cryoclass finetune {extracted.star}", f"cryoclass embed {extracted.star}")
+    console.next_command(
+        f"cryoclass finetune {extracted.star}", f"cryoclass embed {extracted.star} --backbone r3d34-k400"
+    )
+
+
+def _warn_of_silent_optics(particles: "Particles") -> None:
+    """Coordinates alone are enough for us; RELION (3.1.3, measured) refuses a particle file without these two."""
+    known = {label for block in particles.star.blocks for label in block.labels}
+    lacking = [label for label in ("rlnVoltage", "rlnSphericalAberration") if label not in known]
+    if lacking:
+        console.warn(
+            f"{particles.path} has no {' and no '.join(lacking)}; RELION reads particles only with both. Add them where "
+            "the particles go on to RELION."
+        )
 
 
 def _write_page(path: Path, source: "TomogramSource", extracted: "Extracted") -> None:

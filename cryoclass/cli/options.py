@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from cryoclass.errors import UsageError
-from cryoclass.settings import Option, Settings
+from cryoclass.settings import MAX_SEED, Option, Settings
 
 DEFAULT_PARTICLES = Path("particles.star")
 
@@ -29,7 +29,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the result
 Jobs = Annotated[
     int, typer.Option("--num-workers", "-j", "--j", metavar="N", min=1, help="Threads that read and write.")
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=MAX_SEED, help="Seed of everything random.")]
 BoxToCut = Annotated[
     int | None,
     typer.Option(
@@ -46,6 +46,7 @@ Angpix = Annotated[
         "--angpix",
         metavar="ANGSTROMS",
         min=0.01,
+        max=1000,
         help="Pixel size: with --tomograms, of the boxes to cut; else of the files, where their STAR file is wrong.",
         show_default=False,
     ),
@@ -80,6 +81,7 @@ TomogramAngpix = Annotated[
         "--tomogram-angpix",
         metavar="ANGSTROMS",
         min=0.01,
+        max=1000,
         help="Voxel size of the tomograms, where their headers are wrong.",
         show_default=False,
     ),

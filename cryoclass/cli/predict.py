@@ -161,7 +161,7 @@ def _say_scores(probabilities: "np.ndarray", labels: "np.ndarray", card: "ModelC
     known = labels >= 0
     if not known.any():
         return
-    from cryoclass.training.evaluation import evaluate
+    from cryoclass.metrics import evaluate
 
     scores = evaluate(probabilities[known], labels[known], card.classes)
     console.rows(

@@ -98,7 +98,7 @@ def check_contrast(sample: Sample, source: Source, card: ModelCard | None, inver
 
 def _habit(source: Source, invert: str) -> str:
     if invert != "auto":
-        return f", as they are with --invert {invert}"
+        return f" with --invert {invert}"
     if not isinstance(source, TomogramSource):
         return ""
     return ", flipped from dark (RELION, IMOD)" if _flips(source) else ", as Warp and M leave it"

@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from cryoclass.metrics import BINS, Metrics
 from cryoclass.report.content import Array, Curves, Grouping, Integers
 from cryoclass.report.images import central_slices, stretch
-from cryoclass.report.scores import Calibration, Roc, macro
+from cryoclass.report.scores import Roc, macro
 from cryoclass.report.style import (
     ACCENT,
     INK,
@@ -155,31 +156,26 @@ def _roc_line(axes: Axes, curve: Roc, name: str, place: int | None) -> None:
 
 
 @in_style
-def reliability(calibration: Calibration) -> Figure:
+def reliability(metrics: Metrics) -> Figure:
     """Draw accuracy against confidence with the expected calibration error, and how many particles each bin holds."""
     figure = blank(9.4, 3.6)
     left, right = figure.subplots(1, 2)
-    filled = calibration.counts > 0
-    centres = (calibration.edges[:-1] + calibration.edges[1:]) / 2
-    width = (calibration.edges[1] - calibration.edges[0]) * 0.92
+    points = metrics.reliability
+    centres = [(point.low + point.high) / 2 for point in points]
+    accuracy = [point.accuracy for point in points]
+    width = 0.92 / BINS
     left.plot([0, 1], [0, 1], color=MUTED, lw=1, ls=(0, (2, 3)), label="perfect")
-    left.bar(centres[filled], calibration.accuracy[filled], width, color=ACCENT, alpha=0.35)
+    left.bar(centres, accuracy, width, color=ACCENT, alpha=0.35)
     left.plot(
-        calibration.confidence[filled],
-        calibration.accuracy[filled],
-        "o-",
-        color=ACCENT,
-        lw=1.4,
-        ms=4,
-        label="network",
+        [point.confidence for point in points], accuracy, "o-", color=ACCENT, lw=1.4, ms=4, label="network"
     )
     left.set(
-        title=f"Expected calibration error {calibration.error:.3f}",
+        title=f"Expected calibration error {metrics.calibration_error:.3f}",
         ylabel="accuracy (0 to 1)",
         ylim=(0, 1.03),
     )
     left.legend(loc="upper left")
-    right.bar(centres, calibration.counts, width, color=ACCENT, alpha=0.35)
+    right.bar(centres, [point.count for point in points], width, color=ACCENT, alpha=0.35)
     right.set(title="How many are that sure", ylabel="particles")
     right.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     for axes in (left, right):

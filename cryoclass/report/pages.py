@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from cryoclass.files import write_text
+from cryoclass.metrics import evaluate
 from cryoclass.report import figures, images, scores
 from cryoclass.report.content import (
     Classified,
@@ -154,16 +155,18 @@ def _measured(scored: Scored) -> dict[str, Any] | None:
     """Make the figures and the table of scores; None where there is nothing to measure them on."""
     if not len(scored.labels):
         return None
+    metrics = evaluate(scored.probabilities, scored.labels, scored.classes)
     curves = scores.one_vs_rest(scored)
     confusion = None
     if len(scored.classes) <= _CLASSES:
-        confusion = to_svg(figures.confusion_matrix(scores.confusion(scored), scored.classes), "confusion")
+        counts = np.array(metrics.confusion)
+        confusion = to_svg(figures.confusion_matrix(counts, scored.classes), "confusion")
     return {
         "count": len(scored.labels),
-        "classes": scores.per_class(scored, curves),
+        "classes": metrics.classes,
         "confusion": confusion,
         "roc": to_svg(figures.roc(curves, scored.classes), "roc"),
-        "reliability": to_svg(figures.reliability(scores.calibration(scored)), "reliability"),
+        "reliability": to_svg(figures.reliability(metrics), "reliability"),
     }
 
 

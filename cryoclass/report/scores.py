@@ -1,13 +1,11 @@
-"""Numbers behind the figures: ROC curves, calibration, per-class scores, and which particles to look at."""
+"""Numbers behind the figures that are no scores: ROC curves, and which particles to look at."""
 
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import auc, confusion_matrix, precision_recall_fscore_support, roc_curve
+from sklearn.metrics import auc, roc_curve
 
 from cryoclass.report.content import Array, Integers, Scored
-
-BINS = 15  # of the calibration error, as Guo et al. 2017 (arXiv 1706.04599)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -17,48 +15,6 @@ class Roc:
     false_positive: Array
     true_positive: Array
     auc: float
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Calibration:
-    """How often the network is right when it says how sure it is.
-
-    Parameters
-    ----------
-    edges
-        Limits of the bins (bins + 1,).
-    counts
-        Particles in each bin (bins,).
-    confidence, accuracy
-        Mean probability of the predicted class, and share of right ones, in each bin; NaN in an empty one.
-    error
-        Expected calibration error: the mean of ``abs(accuracy - confidence)``, weighted with ``counts``.
-    """
-
-    edges: Array
-    counts: Integers
-    confidence: Array
-    accuracy: Array
-    error: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassScore:
-    """Scores of one class; NaN where it has no particles to measure them on."""
-
-    name: str
-    count: int
-    precision: float
-    recall: float
-    f1: float
-    auc: float
-
-
-def confusion(scored: Scored) -> Integers:
-    """Count particles by true class (rows) and predicted class (columns)."""
-    predicted = scored.probabilities.argmax(axis=1)
-    counts: Integers = confusion_matrix(scored.labels, predicted, labels=np.arange(len(scored.classes)))
-    return counts
 
 
 def one_vs_rest(scored: Scored) -> list[Roc]:
@@ -93,32 +49,6 @@ def macro(curves: list[Roc]) -> Roc:
         true_positive=np.concatenate([[0.0], mean]),
         auc=float(np.mean([curve.auc for curve in present])),
     )
-
-
-def calibration(scored: Scored, bins: int = BINS) -> Calibration:
-    """Compare confidence with accuracy in ``bins`` equal bins (Guo et al. 2017, arXiv 1706.04599)."""
-    confidence = scored.probabilities.max(axis=1, initial=0.0)
-    right = scored.probabilities.argmax(axis=1) == scored.labels
-    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)  # bins are (low, high]
-    counts = np.bincount(place, minlength=bins)
-    with np.errstate(invalid="ignore"):
-        mean_confidence = np.bincount(place, confidence, bins) / counts
-        accuracy = np.bincount(place, right, bins) / counts
-    gaps = np.where(counts, np.abs(accuracy - mean_confidence), 0.0)
-    error = float((gaps * counts).sum() / max(counts.sum(), 1))
-    edges = np.linspace(0, 1, bins + 1)
-    return Calibration(edges=edges, counts=counts, confidence=mean_confidence, accuracy=accuracy, error=error)
-
-
-def per_class(scored: Scored, curves: list[Roc]) -> list[ClassScore]:
-    """Return precision, recall, F1 and one-vs-rest AUC of each class."""
-    ids = np.arange(len(scored.classes))
-    predicted = scored.probabilities.argmax(axis=1)
-    columns = precision_recall_fscore_support(scored.labels, predicted, labels=ids, zero_division=np.nan)
-    return [
-        ClassScore(name=name, count=int(n), precision=float(p), recall=float(r), f1=float(f), auc=curve.auc)
-        for name, p, r, f, n, curve in zip(scored.classes, *columns, curves, strict=True)
-    ]
 
 
 def worst_mistakes(scored: Scored, count: int = 12) -> Integers:

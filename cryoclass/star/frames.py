@@ -85,7 +85,8 @@ def affine(frame: Frame, geometry: Geometry, image_angpix: np.ndarray | float | 
         case Frame.TILT_SERIES_PIXELS:
             angstroms = _known(geometry.tilt_series_angpix, "unbinned pixel size", frame)
         case Frame.IMAGE_PIXELS:
-            angstroms = np.reshape(_known(image_angpix, "pixel size of the coordinates", frame), (-1, 1))
+            per_row = None if image_angpix is None else np.reshape(image_angpix, (-1, 1))
+            angstroms = _known(per_row, "pixel size of the coordinates", frame)
         case Frame.ANGSTROMS:
             angstroms = 1.0
         case Frame.CENTRED_ANGSTROMS:

@@ -11,7 +11,7 @@ from cryoclass.errors import UsageError
 from cryoclass.labels import Labelled
 from cryoclass.settings import Preparation, Recipe, Start, Training
 from cryoclass.subtomograms import Source, mean_of
-from cryoclass.training.evaluation import Metrics, evaluate
+from cryoclass.metrics import Metrics, evaluate
 from cryoclass.training.frozen import HEAD_ALONE
 from cryoclass.training.loop import Examples, History, Run, fit
 from cryoclass.training.recipes import recipe as named_recipe

@@ -22,7 +22,7 @@ from cryoclass.subtomograms import Source
 from cryoclass.training.augmentation import draw, resample
 from cryoclass.training.boxes import Boxes, read_boxes
 from cryoclass.training.checkpoint import load_checkpoint, save_checkpoint
-from cryoclass.training.evaluation import evaluate
+from cryoclass.metrics import evaluate
 from cryoclass.training.frozen import Embedded, standardise
 from cryoclass.training.recipes import learning_rate
 

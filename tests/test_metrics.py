@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from cryoclass.training.evaluation import evaluate
+from cryoclass.metrics import evaluate
 
 
 @pytest.fixture

@@ -17,10 +17,14 @@ Integers = NDArray[np.integer]
 
 @dataclass(frozen=True, kw_only=True)
 class ClassScores:
-    """Scores of one class against all others; 0 where nothing was predicted or nothing is there, as is usual.
+    """Scores of one class against all others.
 
     Parameters
     ----------
+    precision
+        Share of the particles given this class that truly have it; 0 where none was given it, as is usual.
+    recall, f1
+        Share of the class that was found, and the harmonic mean with precision; 0 where the class has no particles.
     auc
         Area under the ROC curve; None unless there are particles of this class and of others.
     support
