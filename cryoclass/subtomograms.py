@@ -159,15 +159,27 @@ def _one_box(volume: Volume, number: int | None) -> np.ndarray:
 
 
 def _file_angpix(particles: Particles, header: float | None, asked: float | None) -> float:
+    """Return the pixel size of the files: as asked, else what STAR file and headers agree on."""
     if asked is not None:
         return asked
+    stated = _stated_angpix(particles)
+    if stated and header and abs(stated / header - 1) > MAX_ANGPIX_DIFFERENCE:
+        raise ParticleError(
+            f"{particles.path} says {stated:g} A per pixel, but its volumes' headers {header:g} A.",
+            "Say which is right with --angpix.",
+        )
+    known = stated or header
+    if known is None:
+        raise ParticleError(
+            f"{particles.path}: the pixel size stands neither in the STAR file nor in the volumes.",
+            "Give --angpix.",
+        )
+    return known
+
+
+def _stated_angpix(particles: Particles) -> float | None:
     if particles.angpix is None:
-        if header is None:
-            raise ParticleError(
-                f"{particles.path}: the pixel size stands neither in the STAR file nor in the volumes.",
-                "Give --angpix.",
-            )
-        return header
+        return None
     smallest, largest = float(particles.angpix.min()), float(particles.angpix.max())
     if largest / smallest - 1 > MAX_ANGPIX_DIFFERENCE:
         raise ParticleError(

@@ -117,6 +117,8 @@ def _identity(path: Path) -> tuple[int, ...]:
 def _open_sum(paths: tuple[Path, ...], _identities: tuple[tuple[int, ...], ...]) -> Volume:
     volumes = [open_volume(path) for path in paths]
     for volume in volumes:
+        if volume.path.suffix == ".mrcs":
+            raise VolumeError(f"{volume.path} is a stack of images, no tomogram.", "Give the reconstruction.")
         if volume.data.ndim != 3:
             raise VolumeError(
                 f"{volume.path} is a stack of volumes, no tomogram.", "Give one file per tomogram."

@@ -79,7 +79,7 @@ SPECS = (
         weights=Weights(
             filename="vjepa2-vitl-fpc64-256.safetensors",
             addresses=(Address(url=ADDRESS),),
-            size=1_500_000_000,
+            size=1_304_000_000,
         ),
         scale=IMAGENET_SCALE,
         licence="MIT",

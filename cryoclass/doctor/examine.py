@@ -145,7 +145,9 @@ class Examination:
             if cut:
                 self.source = self._tomogram_source(particles)
             else:
-                self.source = FileSource(particles, self.request.angpix)
+                # Given a pixel size, FileSource does not refuse headers that say another: check_files names them all.
+                stated = None if particles.angpix is None else float(particles.angpix[0])
+                self.source = FileSource(particles, self.request.angpix or stated)
 
     def _tomogram_source(self, particles: Particles) -> TomogramSource | None:
         request, names = self.request, list(dict.fromkeys(particles.tomograms))

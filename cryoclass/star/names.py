@@ -114,7 +114,7 @@ def _by_key(files: Iterable[Path], key: Callable[[str], str]) -> Mapping[str, li
 def nearest(name: str, files: Iterable[Path]) -> str:
     """Return the file name most like ``name``, or an empty string."""
     by_stem: Mapping[str, str] = {stem(path.name): path.name for path in files}
-    near = difflib.get_close_matches(stem(name), by_stem, n=1, cutoff=0.3)
+    near = difflib.get_close_matches(stem(name), by_stem, n=1, cutoff=0.5)
     return by_stem[near[0]] if near else ""
 
 

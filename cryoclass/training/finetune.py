@@ -9,9 +9,9 @@ from cryoclass.backbones.resnet3d import detach_shortcuts
 from cryoclass.classifier import Classifier, ModelCard, current_versions, start_classifier
 from cryoclass.errors import UsageError
 from cryoclass.labels import Labelled
+from cryoclass.metrics import Metrics, evaluate
 from cryoclass.settings import Preparation, Recipe, Start, Training
 from cryoclass.subtomograms import Source, mean_of
-from cryoclass.metrics import Metrics, evaluate
 from cryoclass.training.frozen import HEAD_ALONE
 from cryoclass.training.loop import Examples, History, Run, fit
 from cryoclass.training.recipes import recipe as named_recipe
@@ -90,6 +90,10 @@ def finetune(
     """
     import torch
 
+    prepared = spec(start.backbone).prepare(
+        recipe.preparation, source.box
+    )  # the depth of the boxes is known now
+    recipe = recipe.replace(preparation=prepared)
     torch.manual_seed(run.seed)  # the head, and a random backbone, are drawn from torch's own generator
     classifier = start_classifier(
         start.backbone,

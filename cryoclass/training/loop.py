@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cryoclass.classifier import Classifier
 from cryoclass.errors import CryoclassError, ParticleError
+from cryoclass.metrics import evaluate
 from cryoclass.preparation import Preparer
 from cryoclass.progress import Track, silent
 from cryoclass.settings import Recipe
@@ -22,7 +23,6 @@ from cryoclass.subtomograms import Source
 from cryoclass.training.augmentation import draw, resample
 from cryoclass.training.boxes import Boxes, read_boxes
 from cryoclass.training.checkpoint import load_checkpoint, save_checkpoint
-from cryoclass.metrics import evaluate
 from cryoclass.training.frozen import Embedded, standardise
 from cryoclass.training.recipes import learning_rate
 

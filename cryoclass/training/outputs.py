@@ -11,9 +11,9 @@ import numpy as np
 
 from cryoclass.files import write_text
 from cryoclass.labels import Labelled
+from cryoclass.metrics import Metrics
 from cryoclass.results import assign, prediction_columns
 from cryoclass.star.tables import write_tables
-from cryoclass.metrics import Metrics
 from cryoclass.training.finetune import FineTuned
 from cryoclass.training.loop import EpochRecord
 
