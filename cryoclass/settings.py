@@ -307,7 +307,7 @@ class Start(Settings):
     init: str = setting(
         "auto",
         help="Start from video weights, at random, or from a model folder; auto is video where there are such weights.",
-        unit="auto|video|random|folder",
+        unit="start",
     )
     input_size: Size3 | None = setting(
         None,

@@ -3,8 +3,9 @@
 Nothing here imports torch; commands import what they need when they run, so that ``--help`` is instant.
 """
 
+import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, cast
 
 import typer
@@ -70,21 +71,29 @@ def cryoclass(
 ) -> None:
     """Classify subtomograms of cryo-electron tomography with 3D networks that learnt from video.
 
-    Works on RELION and Warp STAR files and MRC volumes, and gives your own STAR file back with classes and
-    probabilities added.
+    Works on RELION and Warp STAR files and MRC volumes. Gives your own STAR file
+    back, with classes and probabilities added.
     """
 
 
 PREPARE, LEARN, USE = "Get particles", "Learn", "Use a model"
-app.command(rich_help_panel=PREPARE)(doctor)
-app.command(rich_help_panel=PREPARE)(extract)
-app.command(rich_help_panel=PREPARE)(simulate)
-app.command(rich_help_panel=LEARN)(finetune)
-app.command(rich_help_panel=USE)(predict)
-app.command(rich_help_panel=USE)(embed)
-app.command(rich_help_panel=USE)(export)
+
+
+def _add(command: Callable[..., None], panel: str) -> None:
+    """Register a command; its docstring is its help, with lines joined so that the terminal's width breaks them."""
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    app.command(help="\n\n".join(" ".join(p.split()) for p in paragraphs), rich_help_panel=panel)(command)
+
+
+_add(doctor, PREPARE)
+_add(extract, PREPARE)
+_add(simulate, PREPARE)
+_add(demo, PREPARE)
+_add(finetune, LEARN)
 app.add_typer(backbones.app, rich_help_panel=LEARN)
-app.command(rich_help_panel=PREPARE)(demo)
+_add(predict, USE)
+_add(embed, USE)
+_add(export, USE)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -39,7 +39,7 @@ def doctor(
     particles: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[PARTICLES]",
+            metavar="PARTICLES",
             help="STAR file; particles.star in the current folder where only --tomograms is given.",
             show_default=False,
         ),

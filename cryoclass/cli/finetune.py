@@ -33,7 +33,7 @@ def finetune(
     particles: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[PARTICLES]...",
+            metavar="PARTICLES",
             help="STAR file with labels; or one per class, such as ribosome=a.star junk=b.star.",
             show_default=False,
         ),

@@ -19,7 +19,7 @@ DEFAULT_PARTICLES = Path("particles.star")
 ParticlesArgument = Annotated[
     Path | None,
     typer.Argument(
-        metavar="[PARTICLES]",
+        metavar="PARTICLES",
         help="STAR file; particles.star in the current folder where left out.",
         show_default=False,
     ),
@@ -51,7 +51,9 @@ Angpix = Annotated[
         show_default=False,
     ),
 ]
-Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:i]", help="Where to compute.")]
+Device = Annotated[
+    str, typer.Option("--device", metavar="NAME", help="Where to compute: auto, cpu, cuda or cuda:1.")
+]
 BatchSize = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Particles per batch.")]
 Precision = Annotated[
     Literal["auto", "fp32", "bf16"],
@@ -70,8 +72,8 @@ Tomograms = Annotated[
     Path | None,
     typer.Option(
         "--tomograms",
-        metavar="DIR|FILE|tomograms.star",
-        help="Where the tomograms are; needed unless the STAR file's paths lead to them.",
+        metavar="PATH",
+        help="Folder of the tomograms, one tomogram, or a tomograms.star; needed unless the STAR file's paths lead to them.",
         show_default=False,
     ),
 ]
