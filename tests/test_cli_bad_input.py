@@ -426,14 +426,19 @@ MISTAKES = {
         make=lambda _: images(rlnPixelSize=[20, 20, 20, 20, 20, 10]),
         says=["its images have pixel sizes from 10 to 20 A", "one --angpix"],
     ),
+    "pixel size unlike the headers'": Mistake(
+        argv="predict bad.star --model {model}",
+        make=lambda _: star({"rlnImageName": boxes(2, angpix=20.0), "rlnPixelSize": [10, 10]}),
+        says=["bad.star says 10 A per pixel, but its volumes' headers 20 A", "--angpix"],
+    ),
     "pixel size unlike the model's": Mistake(
         argv="predict bad.star --model {model}",
-        make=lambda _: star({"rlnImageName": boxes(2), "rlnPixelSize": [10, 10]}),
+        make=lambda _: star({"rlnImageName": boxes(2, angpix=10.0), "rlnPixelSize": [10, 10]}),
         says=["16 pixels of 10 A, but the model learnt from 16 pixels of 20 A", "--rescale", "--angpix"],
     ),
     "pixel size unlike the ONNX model's": Mistake(
         argv="embed bad.star --onnx {onnx}",
-        make=lambda _: star({"rlnImageName": boxes(2), "rlnPixelSize": [10, 10]}),
+        make=lambda _: star({"rlnImageName": boxes(2, angpix=10.0), "rlnPixelSize": [10, 10]}),
         says=["16 pixels of 10 A, but the model learnt from 16 pixels of 20 A", "--rescale", "--angpix"],
     ),
     "contrast unlike the model's": Mistake(

@@ -111,6 +111,15 @@ def test_export_says_why_onnx_is_not_offered(tmp_path, monkeypatch):
     assert not (tmp_path / "model.onnx").exists()
 
 
+def test_export_refuses_a_kept_depth_where_the_graph_would_freeze_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(BACKBONES, "r3d10", dataclasses.replace(spec("r3d10"), onnx_fixed_depth=True))
+    keep = Preparation(input_size=(14, 16, 16), depth="keep")
+    save_model(tmp_path, small_classifier(), small_card(preparation=keep))
+    with pytest.raises(UsageError, match="--depth keep"):
+        export_onnx(tmp_path, tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
+
+
 # ------------------------------------------------------------------------------------- sizes and wishes
 
 

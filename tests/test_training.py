@@ -11,9 +11,9 @@ from torch import nn
 from cryoclass.backbones.spec import Backbone
 from cryoclass.classifier import Classifier
 from cryoclass.errors import CryoclassError, ModelError, ParticleError, UsageError, VolumeError
+from cryoclass.metrics import evaluate
 from cryoclass.settings import Preparation, Recipe
 from cryoclass.training.boxes import available_memory, read_boxes
-from cryoclass.metrics import evaluate
 from cryoclass.training.loop import Examples, Run, fit
 from cryoclass.training.recipes import RECIPES, learning_rate, recipe
 

@@ -70,6 +70,7 @@ _spec = partial(
     discard=("head.",),
     trained_on="ImageNet-1k",
     scale=IMAGENET_SCALE,
+    onnx_fixed_depth=True,
     licence="BSD-3-Clause",
     licence_note="torchvision gives the weights as they are; the terms of ImageNet may add to that.",
 )

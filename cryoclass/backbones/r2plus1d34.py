@@ -52,7 +52,7 @@ def _spec(frames: int, digits: str) -> BackboneSpec:
         weights=Weights(
             filename=filename,
             addresses=(Address(url=f"{RELEASE}/{filename}", hash=f"sha256:{digits}"),),
-            size=255_000_000,
+            size=255_061_555,
         ),
         scale=KINETICS_SCALE,
         licence="MIT",

@@ -205,6 +205,9 @@ class BackboneSpec:
         Returns the rule that a size breaks, such as "at least 8x64x64"; empty where the network can take that size.
     onnx
         True, or the reason why export to ONNX is not offered.
+    onnx_fixed_depth
+        Whether an exported graph holds the depth that it was traced with, so that boxes of other depths need the
+        depth policy ``resize`` or ``repeat-last``.
     extra
         The pip extra that it needs, such as ``vivit``.
     """
@@ -226,6 +229,7 @@ class BackboneSpec:
     input_size: Size3 = PAPER_SIZE
     refuse: Callable[[Size3], str] = any_size
     onnx: bool | str = True
+    onnx_fixed_depth: bool = False
     extra: str = ""
 
     def allowed(self, size: Size3) -> None:

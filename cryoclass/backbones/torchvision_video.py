@@ -201,7 +201,7 @@ _spec = partial(
 )
 _resnet = partial(_spec, width=512, stem=RESNET_STEM, discard=("fc.",), scale=KINETICS_SCALE)
 _mvit = partial(_spec, width=768, stem=MVIT_STEM, discard=("head.",), scale=MVIT_SCALE)
-_swin = partial(_spec, stem=SWIN_STEM, discard=("head.",), scale=IMAGENET_SCALE)
+_swin = partial(_spec, stem=SWIN_STEM, discard=("head.",), scale=IMAGENET_SCALE, onnx_fixed_depth=True)
 
 SPECS = (
     _resnet(
@@ -256,6 +256,7 @@ SPECS = (
         parameters=34_201_920,
         gflop=76.5,
         weights=published("mvit_v2_s-ae3be167.pth", 138_290_000),
+        onnx_fixed_depth=True,
     ),
     _swin(
         name="swin3d-t-k400",

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cryoclass.backbones.registry import spec
-from cryoclass.classifier import WholeModel, load_model
+from cryoclass.classifier import ModelCard, WholeModel, load_model
 from cryoclass.errors import UsageError
 from cryoclass.export.graph import Precision, build_graph
 from cryoclass.export.metadata import write_metadata
@@ -29,19 +29,14 @@ def export_onnx(folder: Path, out: Path, precision: Precision = "fp32", boxes: B
     Raises
     ------
     UsageError
-        ONNX is not offered for this backbone.
+        ONNX is not offered for this backbone, or not with its depth policy.
     ModelError
         The model folder is damaged, or the graph does not agree with torch; nothing is written then.
     OutputError
         ``out`` cannot be written.
     """
     classifier, card = load_model(folder)
-    offered = spec(card.backbone).onnx
-    if offered is not True:
-        raise UsageError(
-            f"{card.backbone} cannot be exported to ONNX: {offered}.",
-            "Use predict --model, or another backbone.",
-        )
+    _check_offered(card)
     whole = WholeModel(Preparer(card.preparation), classifier).eval()
     graph = build_graph(whole, precision)
     parity = check_parity(whole, graph.SerializeToString(), card, precision, boxes)
@@ -49,3 +44,15 @@ def export_onnx(folder: Path, out: Path, precision: Precision = "fp32", boxes: B
     with replacing(out) as temporary:
         temporary.write_bytes(graph.SerializeToString(deterministic=True))
     return parity
+
+
+def _check_offered(card: ModelCard) -> None:
+    entry = spec(card.backbone)
+    reason = entry.onnx
+    if entry.onnx_fixed_depth and card.preparation.depth == "keep":
+        reason = "with --depth keep its graph would hold one depth only"
+    if reason is not True:
+        raise UsageError(
+            f"{card.backbone} cannot be exported to ONNX: {reason}.",
+            "Use predict --model, or fine-tune with --depth resize or another backbone.",
+        )
