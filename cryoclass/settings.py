@@ -175,6 +175,38 @@ class Extraction(Cutting):
         return self.bg_radius if self.bg_radius is not None else float(int(0.375 * self.box))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Boxes(Settings):
+    """Where the boxes of a table come from: the files it names, or crops out of tomograms on the fly."""
+
+    panel: ClassVar[str] = "Boxes"
+
+    tomograms: Path | None = setting(
+        None,
+        help="Cut the boxes on the fly: folder of the tomograms, one tomogram, or a tomograms.star.",
+        unit="path",
+    )
+    angpix: float | None = setting(
+        None,
+        help="Pixel size: with --tomograms, of the boxes to cut; else of the files, where their STAR file is wrong.",
+        unit="angstroms",
+        minimum=0.01,
+        maximum=1000,
+    )
+    tomogram_angpix: float | None = setting(
+        None,
+        help="Voxel size of the tomograms, where their headers are wrong.",
+        unit="angstroms",
+        minimum=0.01,
+        maximum=1000,
+    )
+    skip_missing: bool = setting(
+        False,
+        flags=("--skip-missing",),
+        help="Go on without the particles of tomograms that have no volume.",
+    )
+
+
 # -------------------------------------------------------------------------------------------- networks
 
 Intensity = Literal["standard", "unit", "as-pretrained"]
@@ -350,6 +382,36 @@ class Training(Settings):
         help="Train the head alone, on embeddings that are computed once, without augmentation.",
     )
     seed: int = setting(0, help="Seed of everything random.", minimum=0, maximum=MAX_SEED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BareBackbone(Settings):
+    """A backbone as it is, without a model around it; ``backbone`` is None where there is a model."""
+
+    panel: ClassVar[str] = "A backbone as it is, instead of a model"
+
+    backbone: str | None = setting(
+        None, help="Network with its pretrained weights; see cryoclass backbones list.", unit="name"
+    )
+    weights: Path | None = setting(None, help="Its weights from a file.", unit="file")
+    input_size: Size3 | None = setting(
+        None, help="What it sees; its own default where left out.", unit="D H W", minimum=8, maximum=512
+    )
+    depth: DepthPolicy = setting("resize", help=DEPTH_HELP)
+    beam_axis: BeamAxis = setting("z", help=BEAM_AXIS_HELP)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mapping2d(Settings):
+    """How an embedding is laid out on a plane, and grouped."""
+
+    panel: ClassVar[str] = "Map"
+
+    method: Literal["tsne", "pca", "umap"] = setting(
+        "tsne", flags=("--map",), help="How to lay the embedding out on a plane."
+    )
+    clusters: int | None = setting(None, help="Group the particles by k-means.", unit="k", minimum=2)
+    seed: int = setting(0, help="Seed of map and clusters.", minimum=0, maximum=MAX_SEED)
 
 
 # -------------------------------------------------------------------------------------------- simulate

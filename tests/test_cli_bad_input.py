@@ -1,4 +1,4 @@
-"""Every mistake of DESIGN.md, section 6, as a user makes it: what is said, how it ends, and that nothing is left."""
+"""Every mistake that these commands can meet, as a user makes it: what is said, how it ends, and that nothing is left."""
 
 import bz2
 import csv
@@ -618,7 +618,9 @@ MISTAKES = {
         argv="simulate -o Out --seed 4294967296", says=["--seed is 4294967296; it must be at most"], status=2
     ),
     "an embedding with such a seed": Mistake(
-        argv="embed {particles} --model {model} --seed 4294967296", says=["'--seed'", "4294967295"], status=2
+        argv="embed {particles} --model {model} --seed 4294967296",
+        says=["--seed is 4294967296", "4294967295"],
+        status=2,
     ),
     "an endless pixel size": Mistake(
         argv="extract {coordinates} --box 16 --tomogram-angpix inf",

@@ -1,4 +1,4 @@
-"""Help is instant and fits a terminal, and the rooms of the house import downwards only (DESIGN.md, section 3)."""
+"""Help is instant and fits a terminal, and the rooms of the house import downwards only."""
 
 import ast
 import json
@@ -71,6 +71,19 @@ def test_every_command_is_tested():
     from cryoclass.cli import app
 
     assert set(get_command(app).commands) == {name for name, *_ in filter(None, COMMANDS)}
+
+
+def test_verbose_says_the_settings_and_where_an_error_arose(cryoclass, tmp_path):
+    missing = tmp_path / "no.star"
+    quiet = cryoclass("extract", missing, "--box", "16")
+    verbose = cryoclass("extract", missing, "--box", "16", "-v")
+    assert quiet.status == verbose.status == 1
+    assert "Traceback" not in quiet.err
+    assert "Traceback" in verbose.err
+    assert "box = 16" in verbose.err
+    assert "Traceback" not in cryoclass("extract", missing, "--box", "16").err, (
+        "-v holds for one command only"
+    )
 
 
 # --------------------------------------------------------------------------------------------- floors

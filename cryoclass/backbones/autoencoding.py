@@ -1,8 +1,8 @@
 """The classifier half of the 3D autoencoding classifier of Liu et al. (2019), random start.
 
-Facts from METHODS section 7. There the maps of the second convolution are flattened, so that the network belongs to
-one box size; here they are brought to the 7x7x7 of a 28x28x28 box first, which changes nothing for that box. The
-decoder, the L1 penalties on the activities and the reconstruction loss are not here.
+Facts from aitom's ``cnn/autoencoding``. There the maps of the second convolution are flattened, so that the network
+belongs to one box size; here they are brought to the 7x7x7 of a 28x28x28 box first, which changes nothing for that
+box. The decoder, the L1 penalties on the activities and the reconstruction loss are not here.
 """
 
 import torch.nn.functional as F

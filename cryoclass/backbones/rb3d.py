@@ -1,6 +1,7 @@
 """RB3D, the small network of Gupta et al. (2022), who trained it without labels (MoCo); random start.
 
-Facts from METHODS section 5: 118,474 values with 10 classes. Made for 32x32x32; the pool takes any size.
+Facts from their public code (MOCO-Subtomograms, 2021): 118,474 values with 10 classes. Made for 32x32x32; the pool
+takes any size.
 """
 
 import torch

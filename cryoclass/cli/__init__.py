@@ -19,6 +19,7 @@ from cryoclass.cli.embed import embed
 from cryoclass.cli.export import export
 from cryoclass.cli.extract import extract
 from cryoclass.cli.finetune import finetune
+from cryoclass.cli.options import with_verbosity
 from cryoclass.cli.predict import predict
 from cryoclass.cli.simulate import simulate
 from cryoclass.errors import CryoclassError, UsageError
@@ -82,7 +83,9 @@ PREPARE, LEARN, USE = "Get particles", "Learn", "Use a model"
 def _add(command: Callable[..., None], panel: str) -> None:
     """Register a command; its docstring is its help, with lines joined so that the terminal's width breaks them."""
     paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
-    app.command(help="\n\n".join(" ".join(p.split()) for p in paragraphs), rich_help_panel=panel)(command)
+    app.command(help="\n\n".join(" ".join(p.split()) for p in paragraphs), rich_help_panel=panel)(
+        with_verbosity(command)
+    )
 
 
 _add(doctor, PREPARE)
@@ -104,6 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(words: Sequence[str]) -> int:
+    console.say_less()
     try:
         status = app(args=list(words), prog_name="cryoclass", standalone_mode=False)
     except _TyperUsageError as problem:

@@ -1,7 +1,9 @@
 """The one place that prints. Results go to stdout, everything else to stderr."""
 
+import logging
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -43,9 +45,21 @@ def warn(line: str) -> None:
     _console(stderr=True).print(f"[yellow]warning:[/] {escape(line)}")
 
 
+def say_more() -> None:
+    """Show log messages from now on, and with an error where it arose (``-v``)."""
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr, force=True)
+
+
+def say_less() -> None:
+    """Undo :func:`say_more`; each command line starts so."""
+    logging.getLogger().setLevel(logging.WARNING)
+
+
 def error(problem: CryoclassError) -> None:
-    """Print an error and the way out."""
+    """Print an error and the way out; the trace of it only where log messages are shown."""
     console = _console(stderr=True)
+    if logging.getLogger().isEnabledFor(logging.INFO):
+        traceback.print_exception(problem)
     console.print(f"[bold red]error:[/] {escape(str(problem))}")
     if problem.hint:
         console.print(f"[cyan]hint:[/]  {escape(problem.hint)}")

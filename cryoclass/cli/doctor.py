@@ -10,7 +10,6 @@ import typer
 
 from cryoclass.cli import console
 from cryoclass.cli.options import (
-    Angpix,
     BoxToCut,
     Device,
     Jobs,
@@ -18,16 +17,13 @@ from cryoclass.cli.options import (
     ModelFolder,
     OnnxFile,
     Rescale,
-    SkipMissing,
-    TomogramAngpix,
-    Tomograms,
     cores,
     particles_path,
     with_settings,
 )
 from cryoclass.doctor.findings import plural
 from cryoclass.errors import UsageError
-from cryoclass.settings import Cutting, Start
+from cryoclass.settings import Boxes, Cutting, Start
 
 if TYPE_CHECKING:
     from cryoclass.doctor.examine import Request, Step
@@ -44,7 +40,6 @@ def doctor(
             show_default=False,
         ),
     ] = None,
-    tomograms: Tomograms = None,
     model: ModelFolder = None,
     onnx: OnnxFile = None,
     outdir: Annotated[
@@ -52,8 +47,6 @@ def doctor(
         typer.Option("--outdir", "-o", metavar="DIR", help="Where results shall go; nothing is written."),
     ] = Path(),
     box: BoxToCut = None,
-    angpix: Angpix = None,
-    tomogram_angpix: TomogramAngpix = None,
     diameter: Annotated[
         float | None,
         typer.Option(
@@ -71,11 +64,11 @@ def doctor(
     device: Device = "auto",
     jobs: Jobs = cores(),
     rescale: Rescale = False,
-    skip_missing: SkipMissing = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON list of level, topic, words and way_out.")
     ] = False,
     *,
+    boxes: Boxes,
     cutting: Cutting,
 ) -> None:
     """Look at STAR file, tomograms, model and machine before any time is spent.
@@ -87,26 +80,23 @@ def doctor(
     """
     if model is not None and onnx is not None:
         raise UsageError("give one of --model and --onnx.")
-    if particles is not None or tomograms is not None:
+    if particles is not None or boxes.tomograms is not None:
         particles = particles_path(particles)
     from cryoclass.doctor.examine import Examination, Request
 
     request = Request(
         particles=particles,
-        tomograms=tomograms,
         model=model,
         onnx=onnx,
         outdir=outdir,
         box=box,
-        angpix=angpix,
-        tomogram_angpix=tomogram_angpix,
         diameter=diameter,
         label_column=label_column,
         backbone=backbone,
         device=device,
         cores=jobs,
         rescale=rescale,
-        skip_missing=skip_missing,
+        boxes=boxes,
         cutting=cutting,
     )
     examination = Examination(request, _ignore if as_json else _say)
@@ -138,10 +128,10 @@ def _say_result(levels: "Counter[Level]", request: "Request", step: "Step | None
 
 def _words(request: "Request", step: "Step") -> list[str]:
     """Return the words of the next command, as far as they were given."""
-    options: dict[str, object] = {"--tomograms": request.tomograms}
+    options: dict[str, object] = {"--tomograms": request.boxes.tomograms}
     match step:
         case "extract":
-            options |= {"--box": request.box or 32, "--angpix": request.angpix}
+            options |= {"--box": request.box or 32, "--angpix": request.boxes.angpix}
         case "predict":
             options |= {"--model": request.model, "--onnx": request.onnx}
         case _:

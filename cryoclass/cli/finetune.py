@@ -7,19 +7,16 @@ import typer
 
 from cryoclass.cli import console
 from cryoclass.cli.options import (
-    Angpix,
     BoxToCut,
     Device,
     LabelColumn,
     Outdir,
     Overwrite,
-    SkipMissing,
-    Tomograms,
     claim,
     particles_path,
     with_settings,
 )
-from cryoclass.settings import Cutting, Split, Start, Training
+from cryoclass.settings import Boxes, Cutting, Split, Start, Training
 
 if TYPE_CHECKING:
     from cryoclass.labels import Labelled
@@ -57,14 +54,12 @@ def finetune(
         bool, typer.Option("--resume", help="Go on where an interrupted run in --outdir stopped.")
     ] = False,
     overwrite: Overwrite = False,
-    tomograms: Tomograms = None,
     box: BoxToCut = None,
-    angpix: Angpix = None,
-    skip_missing: SkipMissing = False,
     *,
     start: Start,
     training: Training,
     split: Split,
+    boxes: Boxes,
     cutting: Cutting,
 ) -> None:
     """Teach a network your classes from labelled particles.
@@ -74,7 +69,7 @@ def finetune(
 
     Example: cryoclass finetune particles.star --backbone r3d34-k400
     """
-    claim(outdir, "model.json", overwrite=overwrite)
+    claim(outdir, "model.json", overwrite=overwrite or resume)  # a job that is queued again may be finished
     import torch
 
     from cryoclass.cli.sources import open_source
@@ -92,10 +87,7 @@ def finetune(
     place = choose_device(device)
     labelled = read_labelled(particles or [str(particles_path(None))], label_column)
     assignment = assign(labelled.labels, labelled.tomograms, split, training.seed, labelled.classes)
-    sources = [
-        open_source(table, tomograms, cutting, box=box, angpix=angpix, skip_missing=skip_missing)
-        for table in labelled.tables
-    ]
+    sources = [open_source(table, boxes, cutting, box) for table in labelled.tables]
     source = JoinedSource(sources) if len(sources) > 1 else sources[0]
     _say_plan(
         labelled, assignment.parts.tolist(), f"{assignment.mode}s kept apart, because {assignment.reason}"

@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from cryoclass.cli import console
 from cryoclass.errors import UsageError
-from cryoclass.settings import MAX_SEED, Option, Settings
+from cryoclass.settings import Option, Settings
 
 DEFAULT_PARTICLES = Path("particles.star")
 
@@ -29,7 +30,6 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the result
 Jobs = Annotated[
     int, typer.Option("--num-workers", "-j", "--j", metavar="N", min=1, help="Threads that read and write.")
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, max=MAX_SEED, help="Seed of everything random.")]
 BoxToCut = Annotated[
     int | None,
     typer.Option(
@@ -37,17 +37,6 @@ BoxToCut = Annotated[
         metavar="PIXELS",
         min=4,
         help="With --tomograms: side of the boxes to cut.",
-        show_default=False,
-    ),
-]
-Angpix = Annotated[
-    float | None,
-    typer.Option(
-        "--angpix",
-        metavar="ANGSTROMS",
-        min=0.01,
-        max=1000,
-        help="Pixel size: with --tomograms, of the boxes to cut; else of the files, where their STAR file is wrong.",
         show_default=False,
     ),
 ]
@@ -137,6 +126,30 @@ def claim(outdir: Path, result: str, *, overwrite: bool) -> None:
         raise UsageError(
             f"{outdir} holds a finished run ({result}).", "Choose another --outdir, or add --overwrite."
         )
+
+
+def with_verbosity(command: Callable[..., None]) -> Callable[..., None]:
+    """Add ``-v`` to a command: every option as it was understood, log messages, and where an error arose."""
+    signature = inspect.signature(command, eval_str=True)
+    annotation = Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say all settings, and where an error arose.")
+    ]
+    option = inspect.Parameter(
+        "verbose", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation
+    )
+
+    @functools.wraps(command)
+    def wrapper(*, verbose: bool, **values: Any) -> None:
+        if verbose:
+            console.say_more()
+            for name, value in values.items():
+                console.note(f"{name} = {value}")
+        command(**values)
+
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in signature.parameters.values()]
+    wrapper.__signature__ = signature.replace(parameters=[*parameters, option])  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {p.name: p.annotation for p in [*parameters, option]}
+    return wrapper
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:

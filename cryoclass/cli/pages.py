@@ -10,9 +10,12 @@ from cryoclass.classifier import ModelCard
 from cryoclass.errors import VolumeError
 from cryoclass.inference.pipeline import Predictions
 from cryoclass.labels import Labelled
-from cryoclass.report.content import Classified, Curves, Example, Gallery, Scored, Trained
+from cryoclass.particles import Particles
+from cryoclass.report.content import Classified, Curves, Embedded, Example, Gallery, Grouping, Scored, Trained
+from cryoclass.report.maps import clusters, project
 from cryoclass.report.pages import prediction_page, training_page
 from cryoclass.report.scores import surest_and_least, worst_mistakes
+from cryoclass.settings import Mapping2d
 from cryoclass.subtomograms import Source
 from cryoclass.training.finetune import FineTuned
 
@@ -81,6 +84,45 @@ def write_prediction_page(
         versions=card.versions,
     )
     prediction_page(path, content)
+
+
+def lay_out(
+    table: Particles,
+    embedding: np.ndarray,
+    predictions: Predictions,
+    classes: tuple[str, ...],
+    labelled: Labelled | None,
+    layout: Mapping2d,
+) -> tuple[Embedded, dict[str, list[str]]]:
+    """Lay the embedding (readable particles, E) out on a plane; return what the page shows, and the table's columns."""
+    rows = predictions.readable
+    points = project(embedding, layout.method, layout.seed)
+    place = np.zeros((len(table), 2))
+    place[rows] = points
+    columns = {f"cryoclassMap{axis}": [f"{v:.6f}" for v in place[:, i]] for i, axis in enumerate("XY")}
+    groupings = []
+    if labelled is not None:
+        groupings.append(Grouping(title="label", names=labelled.classes, index=labelled.labels[rows]))
+    if classes:
+        best = predictions.probabilities[rows].argmax(axis=1)
+        groupings.append(Grouping(title="predicted class", names=classes, index=best))
+    if layout.clusters is not None or not groupings:
+        found = clusters(embedding, layout.clusters or 1, layout.seed)
+        names = [str(number + 1) for number in range(int(found.max()) + 1)]
+        groupings.append(Grouping(title="cluster", names=names, index=found))
+        numbers = np.zeros(len(table), dtype=int)
+        numbers[rows] = found + 1
+        columns["cryoclassCluster"] = [str(number) for number in numbers.tolist()]
+    content = Embedded(
+        points=points,
+        rows=rows,
+        tomograms=[table.tomograms[row] for row in rows.tolist()],
+        groupings=groupings,
+        probability=predictions.probabilities[rows].max(axis=1) if classes else None,
+        method=layout.method,
+        settings={"map": layout.method, "clusters": layout.clusters or "-", "seed": layout.seed},
+    )
+    return content, columns
 
 
 def _curves(tuned: FineTuned) -> Curves:

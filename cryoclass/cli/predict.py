@@ -8,7 +8,6 @@ import typer
 
 from cryoclass.cli import console
 from cryoclass.cli.options import (
-    Angpix,
     BatchSize,
     Device,
     Jobs,
@@ -20,14 +19,12 @@ from cryoclass.cli.options import (
     ParticlesArgument,
     Precision,
     Rescale,
-    SkipMissing,
-    Tomograms,
     claim,
     cores,
     particles_path,
     with_settings,
 )
-from cryoclass.settings import Cutting
+from cryoclass.settings import Boxes, Cutting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,11 +52,9 @@ def predict(
     batch_size: BatchSize = 32,
     jobs: Jobs = cores(),
     rescale: Rescale = False,
-    tomograms: Tomograms = None,
-    angpix: Angpix = None,
-    skip_missing: SkipMissing = False,
     overwrite: Overwrite = False,
     *,
+    boxes: Boxes,
     cutting: Cutting,
 ) -> None:
     """Classify particles with a model folder or an exported ONNX file.
@@ -89,9 +84,7 @@ def predict(
     card = engine.card
     table = read_particles(particles_path(particles))
     labels = _known_labels(table, label_column, card)
-    source = open_model_source(
-        table, tomograms, cutting, card, angpix=angpix, rescale=rescale, skip_missing=skip_missing
-    )
+    source = open_model_source(table, boxes, cutting, card, rescale=rescale)
     predictions = predict_all(engine, source, batch_size, jobs, console.track)
     assigned = assign(predictions.probabilities, min_probability)
     columns = prediction_columns(predictions.probabilities, assigned, card.classes, predictions.unreadable)
@@ -103,7 +96,7 @@ def predict(
     write_skipped(outdir / "skipped.csv", table, skipped)
     write_classes(outdir / "classes.star", assigned, card.classes)
     parts = write_split(outdir, result, assigned, card.classes) if split_classes else []
-    sets = write_optimisation_sets(table, tomograms, [outdir / "particles.star", *parts])
+    sets = write_optimisation_sets(table, boxes.tomograms, [outdir / "particles.star", *parts])
     write_prediction_page(outdir / "report.html", predictions, assigned, labels, source, card)
     result.star.write(outdir / "particles.star")
     _say_result(outdir, card, assigned, len(skipped), [*parts, *sets])

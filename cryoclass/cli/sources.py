@@ -7,7 +7,7 @@ from cryoclass.cli import console
 from cryoclass.doctor.start import check_start
 from cryoclass.errors import UsageError
 from cryoclass.particles import Particles
-from cryoclass.settings import Cutting, Extraction
+from cryoclass.settings import Boxes, Cutting, Extraction
 from cryoclass.subtomograms import FileSource, InvertedSource, Source, TomogramSource
 from cryoclass.tomograms import find_tomograms
 
@@ -15,29 +15,19 @@ if TYPE_CHECKING:
     from cryoclass.classifier import ModelCard
 
 
-def open_source(
-    particles: Particles,
-    tomograms: Path | None,
-    cutting: Cutting,
-    *,
-    box: int | None,
-    angpix: float | None,
-    skip_missing: bool = False,
-) -> Source:
+def open_source(particles: Particles, boxes: Boxes, cutting: Cutting, box: int | None) -> Source:
     """Return the particles' boxes and say where they come from.
 
     Parameters
     ----------
     particles
         The table.
-    tomograms
-        Where to cut from; ``None`` reads the files that the table names.
+    boxes
+        Where to take them from.
     cutting
         How to cut; of it, files obey ``invert`` alone.
-    box, angpix
-        Size of the boxes to cut, in pixels and in angstroms per pixel. For files, ``angpix`` overrules the table's.
-    skip_missing
-        Go on without particles whose tomogram has no volume.
+    box
+        Side in pixels of the boxes to cut.
 
     Raises
     ------
@@ -45,8 +35,8 @@ def open_source(
         Tomograms were given, but no box.
     """
     console.note(f"{particles.path}: {particles.dialect.in_words()}, {len(particles)} particles")
-    if tomograms is None:
-        source = FileSource(particles, angpix)
+    if boxes.tomograms is None:
+        source = FileSource(particles, boxes.angpix)
         warn_at_start(source)
         console.note(f"boxes: {source.box} pixels of {source.angpix:.4g} A, from files")
         return InvertedSource(source) if cutting.invert == "yes" else source
@@ -54,8 +44,10 @@ def open_source(
         raise UsageError(
             "--tomograms needs --box, the side of the boxes to cut.", "Add --box 32, for example."
         )
-    found = find_tomograms(particles.tomograms, tomograms, particles.path, skip_missing=skip_missing)
-    cut = TomogramSource(particles, found, Extraction.of(cutting, box, angpix))
+    found = find_tomograms(
+        particles.tomograms, boxes.tomograms, particles.path, skip_missing=boxes.skip_missing
+    )
+    cut = TomogramSource(particles, found, Extraction.of(cutting, box, boxes.angpix), boxes.tomogram_angpix)
     warn_at_start(cut)
     console.note(f"boxes: {cut.box} pixels of {cut.angpix:.4g} A, cut from {len(found)} tomograms on the fly")
     for line in contrast_words(cut):
@@ -64,14 +56,7 @@ def open_source(
 
 
 def open_model_source(
-    particles: Particles,
-    tomograms: Path | None,
-    cutting: Cutting,
-    card: "ModelCard",
-    *,
-    angpix: float | None,
-    rescale: bool,
-    skip_missing: bool = False,
+    particles: Particles, boxes: Boxes, cutting: Cutting, card: "ModelCard", *, rescale: bool
 ) -> Source:
     """Return boxes that fit a model: cut at its size, or read from files and compared with its card.
 
@@ -82,14 +67,9 @@ def open_model_source(
     """
     from cryoclass.inference.compatibility import check_contrast, fit_to_model
 
-    source = open_source(
-        particles,
-        tomograms,
-        cutting,
-        box=card.box[0],
-        angpix=angpix or card.angpix if tomograms else angpix,
-        skip_missing=skip_missing,
-    )
+    if boxes.tomograms is not None and boxes.angpix is None:
+        boxes = boxes.replace(angpix=card.angpix)
+    source = open_source(particles, boxes, cutting, card.box[0])
     fitting = fit_to_model(source, card, rescale=rescale)
     if cutting.invert == "auto":
         check_contrast(fitting, card)

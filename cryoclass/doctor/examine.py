@@ -21,7 +21,7 @@ from cryoclass.doctor.tomograms import check_names, readable
 from cryoclass.errors import UsageError
 from cryoclass.inference.engines import BackboneEngine, Engine, load_engine
 from cryoclass.particles import Particles, read_particles
-from cryoclass.settings import Cutting, Extraction, Preparation
+from cryoclass.settings import Boxes, Cutting, Extraction, Preparation
 from cryoclass.star.dialects import optics_column
 from cryoclass.subtomograms import FileSource, InvertedSource, TomogramSource
 from cryoclass.tomograms import look_up
@@ -49,20 +49,17 @@ class Request:
     """
 
     particles: Path | None = None
-    tomograms: Path | None = None
     model: Path | None = None
     onnx: Path | None = None
     outdir: Path = Path()
     box: int | None = None
-    angpix: float | None = None
-    tomogram_angpix: float | None = None
     diameter: float | None = None
     label_column: str | None = None
     backbone: str = "r3d34-k400"
     device: str = "auto"
     cores: int = 1
     rescale: bool = False
-    skip_missing: bool = False
+    boxes: Boxes = Boxes()
     cutting: Cutting = Cutting()
 
 
@@ -140,32 +137,32 @@ class Examination:
             self.sheet.run("model", check_model(self.engine.card, self.engine.description))
 
     def _open_boxes(self, particles: Particles) -> None:
-        cut = self.request.tomograms is not None or "rlnImageName" not in particles.block.labels
+        cut = self.request.boxes.tomograms is not None or "rlnImageName" not in particles.block.labels
         with self.sheet.surviving("tomograms" if cut else "boxes"):
             if cut:
                 self.source = self._tomogram_source(particles)
             else:
                 # Given a pixel size, FileSource does not refuse headers that say another: check_files names them all.
                 stated = None if particles.angpix is None else float(particles.angpix[0])
-                self.source = FileSource(particles, self.request.angpix or stated)
+                self.source = FileSource(particles, self.request.boxes.angpix or stated)
 
     def _tomogram_source(self, particles: Particles) -> TomogramSource | None:
         request, names = self.request, list(dict.fromkeys(particles.tomograms))
         together = particles.optimisation_set  # names the tomograms too
-        where = request.tomograms or (together.path if together else None)
+        where = request.boxes.tomograms or (together.path if together else None)
         found, files = look_up(names, where, particles.path)
         if not found and where is None:
             words = f"not looked at: the {len(names)} names do not lead to volumes by themselves"
             self.sheet.run("tomograms", [warning("tomograms", words, "Give --tomograms.")])
             return None
-        self.sheet.run("tomograms", check_names(names, found, files, skip_missing=request.skip_missing))
+        self.sheet.run("tomograms", check_names(names, found, files, skip_missing=request.boxes.skip_missing))
         good, problems = readable(found)
         self.sheet.run("tomograms", problems)
         if not good:
             return None
-        angpix = request.angpix or (self.card.angpix if self.card else None)
+        angpix = request.boxes.angpix or (self.card.angpix if self.card else None)
         settings = Extraction.of(request.cutting, self._box(particles), angpix)
-        return TomogramSource(particles, good, settings, request.tomogram_angpix)
+        return TomogramSource(particles, good, settings, request.boxes.tomogram_angpix)
 
     def _box(self, particles: Particles) -> int:
         """Return the box to cut: as asked, else the model's, else that of the table's images, made even."""
@@ -212,7 +209,7 @@ class Examination:
 
     def _look_at_pixel_sizes(self, source: FileSource | TomogramSource) -> None:
         request = self.request
-        asked = (request.angpix, request.tomogram_angpix, request.cutting.coords_angpix)
+        asked = (request.boxes.angpix, request.boxes.tomogram_angpix, request.cutting.coords_angpix)
         if isinstance(source, FileSource):
             check = pixels.check_files(source, self.card, asked=asked[0] is not None, rescale=request.rescale)
         else:

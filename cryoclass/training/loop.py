@@ -323,7 +323,7 @@ def _size(batch: tuple[Tensor, Tensor]) -> int:
 
 
 def _precision(device: torch.device) -> torch.autocast:
-    """Compute in bfloat16 on GPUs that can; on a CPU its weight gradients of small maps are garbage (DESIGN 7)."""
+    """Compute in bfloat16 on GPUs that can; on a CPU its weight gradients of small maps are garbage."""
     able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=able)
 
