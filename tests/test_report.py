@@ -241,7 +241,7 @@ def test_extract_page_holds_counts_reasons_and_settings(tmp_path):
     assert "2,001 particles written from 2 tomograms, 1 skipped" in page.text
     assert re.search(r"outside the tomogram\s+3\b", page.text)
     assert re.search(r"box\s+16", page.text)
-    assert "row 101" in page.text
+    assert "particle 101" in page.text
     assert "x (Å)" in page.text
 
 
@@ -277,7 +277,7 @@ def test_training_page_holds_the_numbers_given(tmp_path):
     assert re.search(r"Accuracy\s+0\.81[23]", page.text)
     assert re.search(r"Macro AUC\s+–", page.text)
     assert "best epoch (5)" in page.text
-    assert "row 4711" in page.text
+    assert "particle 4711" in page.text
     assert "0.987" in page.text
     for pair in (
         r"recipe\.name\s+paper",

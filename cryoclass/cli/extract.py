@@ -107,7 +107,7 @@ def _write_page(path: Path, source: "TomogramSource", extracted: "Extracted") ->
             written=written[name],
             skipped=skipped[name],
             examples=[
-                Example(box=box, row=row, tomogram=name) for row, box in extracted.sample.get(name, [])
+                Example(box=box, row=row + 1, tomogram=name) for row, box in extracted.sample.get(name, [])
             ],
         )
         for name in dict.fromkeys(names)

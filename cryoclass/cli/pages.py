@@ -115,7 +115,7 @@ def lay_out(
         columns["cryoclassCluster"] = [str(number) for number in numbers.tolist()]
     content = Embedded(
         points=points,
-        rows=rows,
+        rows=rows + 1,
         tomograms=[table.tomograms[row] for row in rows.tolist()],
         groupings=groupings,
         probability=predictions.probabilities[rows].max(axis=1) if classes else None,
@@ -152,7 +152,7 @@ def _examples(
         examples.append(
             Example(
                 box=box,
-                row=row,
+                row=row + 1,
                 tomogram=tomograms[row] if tomograms else "",
                 true=scored.classes[label] if label >= 0 else "",
                 predicted=scored.classes[best],

@@ -20,7 +20,7 @@ class Example:
     box
         Voxels [z, y, x].
     row
-        Row number, counted as in the other outputs of the command.
+        Number of the particle in the STAR file, from 1.
     tomogram, true, predicted
         Names; empty where unknown.
     probability
@@ -215,7 +215,7 @@ class Embedded:
     points
         Positions on the map (n, 2).
     rows
-        Row numbers (n,).
+        Numbers of the particles in the STAR file (n,), from 1.
     tomograms
         Tomogram of each particle (n,); empty names where unknown.
     groupings

@@ -75,7 +75,7 @@
   }
 
   function describe(i) {
-    const lines = ["row " + row[i]];
+    const lines = ["particle " + row[i]];
     if (tomos[tomo[i]]) lines.push("tomogram " + tomos[tomo[i]]);
     for (const g of groups) lines.push(g.title + ": " + (g.index[i] < 0 ? "none" : g.names[g.index[i]]));
     if (prob) lines.push("probability " + (prob[i] === null ? "unknown" : prob[i].toFixed(3)));
