@@ -1,4 +1,8 @@
-"""Downloads that go on where they broke off, and the hashes of files."""
+"""Downloads that go on where they broke off, and the hashes of files.
+
+pooch, torch.hub and urllib start a file over when a transfer breaks off; weight files have hundreds of megabytes, and
+clusters have slow proxies.
+"""
 
 import hashlib
 import http.client
