@@ -1,10 +1,13 @@
-"""Predictions as columns of the user's own STAR file."""
+"""Predictions as columns of the user's own STAR file, and scores as JSON."""
 
-from collections.abc import Collection, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from cryoclass.files import write_text
+from cryoclass.metrics import Metrics
 from cryoclass.particles import Particles
 from cryoclass.star.optimisation import read_set, write_set
 from cryoclass.star.tables import write_tables
@@ -50,6 +53,12 @@ def prediction_columns(
     for number, values in enumerate(probabilities.T, 1):
         columns[f"cryoclassProbability{number}"] = _decimals(values)
     return columns
+
+
+def write_metrics(path: Path, metrics: Mapping[str, Metrics]) -> None:
+    """Write all scores of each part of the particles as JSON."""
+    content = {part: scores.to_dict() for part, scores in metrics.items()}
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def write_classes(path: Path, assigned: np.ndarray, classes: Sequence[str]) -> None:

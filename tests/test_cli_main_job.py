@@ -299,7 +299,13 @@ def test_ctrl_c_keeps_the_volumes_that_were_written(cryoclass, console_script, e
 def test_predict_writes_table_classes_and_page(cryoclass, trained):
     ran = cryoclass("predict", trained.particles, "--model", trained.model, "-o", "P")
     assert ran.status == 0
-    assert names(Path("P")) == {"particles.star", "classes.star", "skipped.csv", "report.html"}
+    assert names(Path("P")) == {
+        "particles.star",
+        "classes.star",
+        "metrics.json",
+        "skipped.csv",
+        "report.html",
+    }
     found, chances = table(Path("P/particles.star")), probabilities(Path("P/particles.star"))
     np.testing.assert_allclose(chances.sum(axis=1), 1, atol=3e-6)
     np.testing.assert_array_equal(found["rlnClassNumber"], chances.argmax(axis=1) + 1)
@@ -319,6 +325,15 @@ def test_predict_scores_against_known_labels(cryoclass, trained):
     accuracy = (found["cryoclassClassName"] == found["cryoclassLabel"]).mean()
     assert re.search(r"labelled +36\b", ran.out)
     assert float(re.search(r"\naccuracy +([\d.]+)", ran.out)[1]) == pytest.approx(accuracy, abs=1e-4)
+    scores = json.loads(Path("P/metrics.json").read_text())["labelled"]
+    assert (scores["count"], scores["accuracy"]) == (36, pytest.approx(accuracy))
+
+
+def test_predict_leaves_no_scores_of_an_earlier_run(cryoclass, trained):
+    cryoclass("predict", trained.particles, "--model", trained.model, "-o", "P")
+    Path("rest.star").write_text(re.sub("|".join(SPECIES), "unlabelled", trained.particles.read_text()))
+    assert cryoclass("predict", "rest.star", "--model", trained.model, "-o", "P", "--overwrite").status == 0
+    assert not Path("P/metrics.json").exists()
 
 
 def test_predict_leaves_labels_that_the_model_does_not_know(cryoclass, trained):

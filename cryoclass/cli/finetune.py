@@ -127,7 +127,8 @@ def _write_all(outdir: Path, tuned: "FineTuned", labelled: "Labelled", source: "
     """Write everything; the model folder's card comes last and says that the run is finished."""
     from cryoclass.classifier import save_model
     from cryoclass.cli.pages import write_training_page
-    from cryoclass.training.outputs import write_history, write_metrics, write_predictions
+    from cryoclass.results import write_metrics
+    from cryoclass.training.outputs import write_history, write_predictions
 
     write_history(outdir / "history.csv", tuned.history.epochs)
     write_metrics(outdir / "metrics.json", tuned.metrics)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from cryoclass.classifier import ModelCard
+    from cryoclass.metrics import Metrics
     from cryoclass.particles import Particles
 
 
@@ -75,6 +76,7 @@ def predict(
         assign,
         prediction_columns,
         write_classes,
+        write_metrics,
         write_optimisation_sets,
         write_split,
     )
@@ -97,10 +99,15 @@ def predict(
     write_classes(outdir / "classes.star", assigned, card.classes)
     parts = write_split(outdir, result, assigned, card.classes) if split_classes else []
     sets = write_optimisation_sets(table, boxes.tomograms, [outdir / "particles.star", *parts])
+    scores = _score(predictions.probabilities[predictions.readable], labels[predictions.readable], card)
+    (outdir / "metrics.json").unlink(missing_ok=True)  # of an earlier run, whose particles had labels
+    if scores is not None:
+        write_metrics(outdir / "metrics.json", {"labelled": scores})
     write_prediction_page(outdir / "report.html", predictions, assigned, labels, source, card)
     result.star.write(outdir / "particles.star")
     _say_result(outdir, card, assigned, len(skipped), [*parts, *sets])
-    _say_scores(predictions.probabilities[predictions.readable], labels[predictions.readable], card)
+    if scores is not None:
+        _say_scores(scores)
     console.next_command(
         f"relion_star_handler --i {outdir / 'particles.star'} --o class1.star --select rlnClassNumber --minval 1 --maxval 1"
     )
@@ -150,13 +157,16 @@ def _say_result(
     )
 
 
-def _say_scores(probabilities: "np.ndarray", labels: "np.ndarray", card: "ModelCard") -> None:
+def _score(probabilities: "np.ndarray", labels: "np.ndarray", card: "ModelCard") -> "Metrics | None":
     known = labels >= 0
     if not known.any():
-        return
+        return None
     from cryoclass.metrics import evaluate
 
-    scores = evaluate(probabilities[known], labels[known], card.classes)
+    return evaluate(probabilities[known], labels[known], card.classes)
+
+
+def _say_scores(scores: "Metrics") -> None:
     console.rows(
         "against the labels in the file (the model may have learnt from some of them)",
         [

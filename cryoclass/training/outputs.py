@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +10,6 @@ import numpy as np
 
 from cryoclass.files import write_text
 from cryoclass.labels import Labelled
-from cryoclass.metrics import Metrics
 from cryoclass.results import assign, prediction_columns
 from cryoclass.star.tables import write_tables
 from cryoclass.training.finetune import FineTuned
@@ -25,13 +23,6 @@ def write_history(path: Path, epochs: Sequence[EpochRecord]) -> None:
     table.writeheader()
     table.writerows(asdict(record) for record in epochs)
     write_text(path, out.getvalue())
-
-
-def write_metrics(path: Path, metrics: dict[str, Metrics]) -> None:
-    """Write all scores of each part as JSON."""
-    write_text(
-        path, json.dumps({part: scores.to_dict() for part, scores in metrics.items()}, indent=2) + "\n"
-    )
 
 
 def write_predictions(path: Path, tuned: FineTuned, labelled: Labelled) -> None:
