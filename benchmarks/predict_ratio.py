@@ -22,8 +22,8 @@ from scipy import ndimage
 from cryoclass.backbones.registry import spec
 from cryoclass.backbones.stem import sum_channels
 from cryoclass.classifier import Classifier, ModelCard, WholeModel
-from cryoclass.inference.engines import TorchEngine
-from cryoclass.inference.pipeline import run
+from cryoclass.inference.engines import Predicted, TorchEngine
+from cryoclass.inference.pipeline import Batch, Flow, predict
 from cryoclass.particles import read_particles
 from cryoclass.preparation import Preparer
 from cryoclass.settings import Preparation
@@ -73,10 +73,14 @@ def our_way(whole: WholeModel, star: Path, device: torch.device, precision: str)
         preparation=Preparation(input_size=SIZE),
     )
     engine = TorchEngine(whole, card, device, precision)  # type: ignore[arg-type]
-    batch = 8 if device.type == "cpu" else 64
-    return np.concatenate(
-        [predicted.embedding for _, predicted in run(engine, source, batch, 2) if predicted]
-    )
+    rows = np.empty((len(source), whole.classifier.backbone.width), np.float32)
+    flow = Flow(batch_size=8 if device.type == "cpu" else 64, jobs=2)
+
+    def keep(batch: Batch, predicted: Predicted) -> None:
+        rows[batch.rows] = predicted.embedding
+
+    predict(engine, source, flow, keep)
+    return rows
 
 
 def timed(work: Callable[[], np.ndarray], device: torch.device) -> tuple[float, np.ndarray]:

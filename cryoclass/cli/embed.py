@@ -69,6 +69,7 @@ def embed(
     from cryoclass.cli.engines import open_engine
     from cryoclass.cli.pages import lay_out
     from cryoclass.cli.sources import open_model_source, open_source
+    from cryoclass.inference.pipeline import Flow
     from cryoclass.inference.pipeline import embed as embed_all
     from cryoclass.particles import read_particles
     from cryoclass.report.pages import embedding_page, embedding_png
@@ -85,7 +86,7 @@ def embed(
         engine = open_engine(model, onnx, device, "auto")
         source = open_model_source(table, boxes, cutting, engine.card, rescale=rescale)
     path = outdir / "embeddings.npy"
-    predictions = embed_all(engine, source, path, batch_size, jobs, console.track)
+    predictions = embed_all(engine, source, path, Flow(batch_size=batch_size, jobs=jobs, track=console.track))
     rows = predictions.readable
     embedding = np.load(path, mmap_mode="r")[rows]
     content, columns = lay_out(table, embedding, predictions, engine.card.classes, labelled, layout)

@@ -70,6 +70,7 @@ def predict(
     from cryoclass.cli.pages import write_prediction_page
     from cryoclass.cli.sources import open_model_source
     from cryoclass.extraction import write_skipped
+    from cryoclass.inference.pipeline import Flow
     from cryoclass.inference.pipeline import predict as predict_all
     from cryoclass.particles import read_particles
     from cryoclass.results import (
@@ -87,7 +88,7 @@ def predict(
     table = read_particles(particles_path(particles))
     labels = _known_labels(table, label_column, card)
     source = open_model_source(table, boxes, cutting, card, rescale=rescale)
-    predictions = predict_all(engine, source, batch_size, jobs, console.track)
+    predictions = predict_all(engine, source, Flow(batch_size=batch_size, jobs=jobs, track=console.track))
     assigned = assign(predictions.probabilities, min_probability)
     columns = prediction_columns(predictions.probabilities, assigned, card.classes, predictions.unreadable)
     result = table.with_columns(columns)

@@ -1,7 +1,7 @@
 """One way from voxels to predictions, whatever the source and the engine: read ahead, compute, hand on."""
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +61,81 @@ class Predictions:
         return np.flatnonzero(keep)
 
 
-def batches(source: Source, batch_size: int, jobs: int) -> Iterator[Batch]:
+@dataclass(frozen=True, kw_only=True)
+class Flow:
+    """How particles stream through an engine.
+
+    Parameters
+    ----------
+    batch_size
+        Particles that the engine gets at once.
+    jobs
+        Threads that read, one batch ahead of the engine.
+    track
+        Hears about the progress.
+    """
+
+    batch_size: int = 32
+    jobs: int = 1
+    track: Track = silent
+
+
+Keep = Callable[[Batch, Predicted], None]
+
+
+def _forget(_batch: Batch, _predicted: Predicted) -> None:
+    return
+
+
+def predict(engine: Engine, source: Source, flow: Flow = Flow(), keep: Keep = _forget) -> Predictions:
+    """Classify all particles.
+
+    Parameters
+    ----------
+    engine, source, flow
+        What computes, what is read, and how.
+    keep
+        Called with each batch and all that the engine says of it, for those who need more than probabilities.
+
+    Raises
+    ------
+    ParticleError
+        Not one particle could be read.
+    """
+    probabilities = np.zeros((len(source), len(engine.card.classes)), dtype=np.float32)
+    missing = np.setdiff1d(np.arange(len(source)), source.order)
+    unreadable = dict.fromkeys(missing.tolist(), "its tomogram has no volume")
+    for batch in flow.track(batches(source, flow), "predicting", len(source.order), lambda batch: batch.size):
+        unreadable |= batch.unreadable
+        if len(batch.rows):
+            predicted = engine.run(batch.voxels)
+            probabilities[batch.rows] = predicted.probabilities
+            keep(batch, predicted)
+    if len(unreadable) == len(source):
+        raise ParticleError(
+            f"none of {len(source)} particles can be read; the first: {unreadable[min(unreadable)]}"
+        )
+    return Predictions(probabilities=probabilities, unreadable=unreadable)
+
+
+def embed(engine: Engine, source: Source, path: Path, flow: Flow = Flow()) -> Predictions:
+    """Write the embedding of all particles to a ``.npy`` file, row by row, and return the predictions beside it.
+
+    Parameters
+    ----------
+    engine, source, flow
+        As for :func:`predict`, whose errors are raised too.
+    path
+        The new file: float32 (n, E), in the order of the STAR file; NaN for particles that could not be read.
+    """
+    with replacing(path) as temporary:
+        rows = _Rows(temporary, len(source))
+        predictions = predict(engine, source, flow, rows.write)
+        rows.flush()
+    return predictions
+
+
+def batches(source: Source, flow: Flow) -> Iterator[Batch]:
     """Read all particles in threads, in the order that is fastest for the source, one batch ahead of its use."""
 
     def read(row: int) -> tuple[int, np.ndarray | str]:
@@ -70,48 +144,15 @@ def batches(source: Source, batch_size: int, jobs: int) -> Iterator[Batch]:
         except VolumeError as problem:
             return row, str(problem)
 
-    chunks = [
-        source.order[start : start + batch_size].tolist() for start in range(0, len(source.order), batch_size)
-    ]
-    with ThreadPoolExecutor(jobs) as pool:
-        waiting = [pool.submit(read, row) for row in chunks[0]]
-        for following in [*chunks[1:], []]:
-            coming = [pool.submit(read, row) for row in following]
+    def submit(start: int) -> list[Future[tuple[int, np.ndarray | str]]]:
+        return [pool.submit(read, row) for row in source.order[start : start + flow.batch_size].tolist()]
+
+    with ThreadPoolExecutor(flow.jobs) as pool:
+        waiting = submit(0)
+        for start in range(flow.batch_size, len(source.order) + flow.batch_size, flow.batch_size):
+            coming = submit(start)
             yield _gather([future.result() for future in waiting], source.box)
             waiting = coming
-
-
-def run(
-    engine: Engine, source: Source, batch_size: int, jobs: int, track: Track = silent
-) -> Iterator[tuple[Batch, Predicted | None]]:
-    """Yield each batch with what the engine says of it; ``None`` where no particle of it could be read."""
-    for batch in track(
-        batches(source, batch_size, jobs), "predicting", len(source.order), lambda batch: batch.size
-    ):
-        yield batch, engine.run(batch.voxels) if len(batch.rows) else None
-
-
-def predict(engine: Engine, source: Source, batch_size: int, jobs: int, track: Track = silent) -> Predictions:
-    """Classify all particles.
-
-    Raises
-    ------
-    ParticleError
-        Not one particle could be read.
-    """
-    probabilities = np.zeros((len(source), len(engine.card.classes)), dtype=np.float32)
-    unreadable = dict.fromkeys(
-        set(range(len(source))) - set(source.order.tolist()), "its tomogram has no volume"
-    )
-    for batch, predicted in run(engine, source, batch_size, jobs, track):
-        unreadable |= batch.unreadable
-        if predicted is not None:
-            probabilities[batch.rows] = predicted.probabilities
-    if len(unreadable) == len(source):
-        raise ParticleError(
-            f"none of {len(source)} particles can be read; the first: {unreadable[min(unreadable)]}"
-        )
-    return Predictions(probabilities=probabilities, unreadable=unreadable)
 
 
 def _gather(read: list[tuple[int, np.ndarray | str]], box: int) -> Batch:
@@ -123,40 +164,23 @@ def _gather(read: list[tuple[int, np.ndarray | str]], box: int) -> Batch:
     )
 
 
-def embed(
-    engine: Engine, source: Source, path: Path, batch_size: int, jobs: int, track: Track = silent
-) -> Predictions:
-    """Write the embedding of all particles to a ``.npy`` file, row by row, and return the predictions beside it.
+class _Rows:
+    """A ``.npy`` file whose rows are filled in any order; made when the first batch tells how long a row is."""
 
-    Parameters
-    ----------
-    path
-        The new file: float32 (n, E), in the order of the STAR file; NaN for particles that could not be read.
+    def __init__(self, path: Path, count: int) -> None:
+        self.path, self.count = path, count
+        self.table: np.memmap | None = None
 
-    Raises
-    ------
-    ParticleError
-        Not one particle could be read.
-    """
-    probabilities = np.zeros((len(source), len(engine.card.classes)), dtype=np.float32)
-    unreadable = dict.fromkeys(
-        set(range(len(source))) - set(source.order.tolist()), "its tomogram has no volume"
-    )
-    with replacing(path) as temporary:
-        rows: np.memmap | None = None
-        for batch, predicted in run(engine, source, batch_size, jobs, track):
-            unreadable |= batch.unreadable
-            if predicted is None:
-                continue
-            if rows is None:
-                rows = _mapped_nans(temporary, (len(source), predicted.embedding.shape[1]))
-            rows[batch.rows], probabilities[batch.rows] = predicted.embedding, predicted.probabilities
-        if rows is None:
-            raise ParticleError(
-                f"none of {len(source)} particles can be read; the first: {unreadable[min(unreadable)]}"
-            )
-        rows.flush()
-    return Predictions(probabilities=probabilities, unreadable=unreadable)
+    def write(self, batch: Batch, predicted: Predicted) -> None:
+        """Write the embeddings of a batch."""
+        if self.table is None:
+            self.table = _mapped_nans(self.path, (self.count, predicted.embedding.shape[1]))
+        self.table[batch.rows] = predicted.embedding
+
+    def flush(self) -> None:
+        """Bring everything to the disk."""
+        if self.table is not None:
+            self.table.flush()
 
 
 def _mapped_nans(path: Path, shape: tuple[int, int]) -> np.memmap:
