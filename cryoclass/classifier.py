@@ -342,7 +342,7 @@ _FOLDER_HINT = "Copy the whole model folder again, or run cryoclass finetune aga
 def save_model(folder: Path, classifier: Classifier, card: ModelCard) -> ModelCard:
     """Write the weights and the card of a classifier into a folder, and return the card as written.
 
-    Both files are written beside their final names and moved into place together.
+    Both files are written beside their final names and moved into place, the card last: it says that all is there.
 
     Raises
     ------
@@ -352,7 +352,7 @@ def save_model(folder: Path, classifier: Classifier, card: ModelCard) -> ModelCa
     state = {name: value.detach().cpu().contiguous() for name, value in classifier.state_dict().items()}
     weights = safetensors.torch.save(state)
     card = dataclasses.replace(card, weights_sha256=hashlib.sha256(weights).hexdigest())
-    with replacing(folder / WEIGHTS_FILE) as new_weights, replacing(folder / CARD_FILE) as new_card:
+    with replacing(folder / CARD_FILE) as new_card, replacing(folder / WEIGHTS_FILE) as new_weights:
         new_weights.write_bytes(weights)
         new_card.write_text(card.to_json(), encoding="utf-8")
     return card

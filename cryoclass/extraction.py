@@ -2,6 +2,8 @@
 
 import csv
 import io
+import itertools
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -15,14 +17,15 @@ from cryoclass.particles import Particles
 from cryoclass.progress import Track, silent
 from cryoclass.star.dialects import CENTRED, ORIGINS, PIXELS, Frame
 from cryoclass.star.document import StarFile
-from cryoclass.star.frames import affine
+from cryoclass.star.frames import affine, origins_in_subtomogram
 from cryoclass.star.names import project_path, stem
 from cryoclass.star.tables import tables_text
 from cryoclass.subtomograms import Skipped, TomogramSource, coordinate_frame, safe_name
 from cryoclass.tomograms import OPTICS_COLUMNS
 from cryoclass.volumes.mrc import write_volume
 
-SAMPLE_PER_TOMOGRAM = 8
+SAMPLE_PER_TOMOGRAM = 6
+SAMPLED_TOMOGRAMS = 24  # boxes to look at stay in memory
 # In which frame the written file will be understood, where that is another than the input's.
 _WRITTEN_FRAME = {
     Frame.ANGSTROMS: Frame.IMAGE_PIXELS,
@@ -44,7 +47,7 @@ class Extracted:
     skipped
         The others, with reasons.
     sample
-        Up to eight (row number, box ``[z, y, x]``) of each tomogram, by tomogram name.
+        A few (row number, box ``[z, y, x]``) of each of the first tomograms, by tomogram name.
     mean
         Mean of all boxes ``[z, y, x]``.
     angpix
@@ -94,8 +97,9 @@ def extract(source: TomogramSource, outdir: Path, jobs: int = 1, track: Track = 
             continue
         written[row] = paths[row]
         total += box
-        if len(sample.setdefault(tomogram, [])) < SAMPLE_PER_TOMOGRAM:
-            sample[tomogram].append((row, box))
+        if tomogram in sample or len(sample) < SAMPLED_TOMOGRAMS:
+            kept = sample.setdefault(tomogram, [])
+            kept += [(row, box)] * (len(kept) < SAMPLE_PER_TOMOGRAM)
     write_skipped(outdir / "skipped.csv", particles, skipped)
     if not written:
         raise ParticleError(
@@ -177,20 +181,23 @@ def write_skipped(path: Path, particles: Particles, skipped: Sequence[Skipped]) 
 def _cut_all(
     source: TomogramSource, paths: dict[int, Path], jobs: int
 ) -> Iterator[tuple[int, np.ndarray | VolumeError]]:
-    """Cut and write in threads, a bounded number ahead, in the order that reads fastest."""
+    """Cut and write in threads, two particles ahead for each, in the order that reads fastest."""
 
     def cut(row: int) -> tuple[int, np.ndarray | VolumeError]:
         try:
             box = source.read(row)
+            write_volume(paths[row], box, source.angpix, source.settings.dtype)
         except VolumeError as error:
             return row, error
-        write_volume(paths[row], box, source.angpix, source.settings.dtype)
         return row, box
 
-    rows = [row for row in source.order.tolist() if row in paths]
+    rows = iter([row for row in source.order.tolist() if row in paths])
     with ThreadPoolExecutor(jobs) as pool:
-        for start in range(0, len(rows), 64 * jobs):
-            yield from pool.map(cut, rows[start : start + 64 * jobs])
+        waiting = deque(pool.submit(cut, row) for row in itertools.islice(rows, 2 * jobs))
+        while waiting:
+            result = waiting.popleft().result()
+            waiting.extend(pool.submit(cut, row) for row in itertools.islice(rows, 1))
+            yield result
 
 
 def _without_volume(particles: Particles, row: int) -> Skipped:
@@ -221,7 +228,9 @@ def _moved_coordinates(source: TomogramSource, rows: np.ndarray) -> dict[str, li
         unit = (
             1.0 if dialect.origins == ORIGINS else source.angpix
         )  # the older rlnOriginX counts pixels of the image
-        return moved | _columns(dialect.origins, -remainder[rows] / unit)
+        orientation = None if particles.orientation is None else particles.orientation[rows]
+        origins = origins_in_subtomogram(-remainder[rows], orientation)  # the file keeps them so
+        return moved | _columns(dialect.origins, origins / unit)
     offsets = _columns([f"cryoclassOffset{axis}Angst" for axis in "XYZ"], remainder[rows])
     return offsets if same_numbers else moved | offsets
 

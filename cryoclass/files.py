@@ -30,6 +30,8 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except OSError as error:
+        if error.filename and Path(error.filename) not in (path, path.parent, temporary):
+            raise  # something that was read meanwhile
         raise output_error(error, path) from error
     finally:
         if temporary is not None:

@@ -119,8 +119,13 @@ class Particles:
             if self.angpix is None:
                 raise ParticleError(f"{self.path}: rlnOriginX/Y/Z count pixels of a size that is not stated.")
             origins = origins * self.angpix[:, None]
+        return origins_in_tomogram(origins, self.orientation)
+
+    @cached_property
+    def orientation(self) -> np.ndarray | None:
+        """How subtomograms are rotated in their tomograms (n, 3): rot, tilt, psi in degrees; ``None`` for not at all."""
         rotated = all(label in self.block.labels for label in ORIENTATION)
-        return origins_in_tomogram(origins, self.star.numbers(self.block, ORIENTATION) if rotated else None)
+        return self.star.numbers(self.block, ORIENTATION) if rotated else None
 
     def label_column(self, asked: str | None) -> str:
         """Return the column that holds labels: the asked one, else the first of the usual ones."""

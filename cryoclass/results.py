@@ -72,13 +72,14 @@ def write_classes(path: Path, assigned: np.ndarray, classes: Sequence[str]) -> N
     write_tables(path, {"classes": table})
 
 
-def write_split(outdir: Path, table: Particles, assigned: np.ndarray, classes: Sequence[str]) -> list[Path]:
-    """Write one STAR file per class that has particles, and one for those of no class; all keep every other block.
+def remove_earlier(outdir: Path) -> None:
+    """Remove what an earlier prediction wrote and this one may not: its scores, and the files of its classes."""
+    for old in (outdir / "metrics.json", *outdir.glob("class[0-9][0-9][0-9]_*.star")):
+        old.unlink(missing_ok=True)
 
-    Such files of an earlier run in the folder go first: its classes may have had other names.
-    """
-    for old in outdir.glob("class[0-9][0-9][0-9]_*.star"):
-        old.unlink()
+
+def write_split(outdir: Path, table: Particles, assigned: np.ndarray, classes: Sequence[str]) -> list[Path]:
+    """Write one STAR file per class that has particles, and one for those of no class; all keep every other block."""
     written = []
     for number in [*range(len(classes)), -1]:
         rows = np.flatnonzero(assigned == number)

@@ -1,6 +1,7 @@
 """Tomograms by name: which files hold them, how large they are, and which contrast they have."""
 
 import re
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -30,6 +31,7 @@ OPTICS_COLUMNS = (
     "rlnTomoTiltSeriesPixelSize",
 )
 UNKNOWN_SIZE = -999
+_OPENING = threading.Lock()
 MAX_BINNING_DIFFERENCE = 0.01
 
 
@@ -58,7 +60,8 @@ class Tomogram:
 
     def open(self) -> Volume:
         """Map the volume (kept open for a few tomograms at a time)."""
-        return _open_sum(self.paths, tuple(_identity(path) for path in self.paths))
+        with _OPENING:  # else each reading thread would open, and unpack, a tomogram of its own
+            return _open_sum(self.paths, tuple(_identity(path) for path in self.paths))
 
     def angpix(self, override: float | None = None) -> float:
         """Return the voxel size in angstroms: as given, else the header's, else what ``tomograms.star`` implies.
@@ -107,9 +110,10 @@ class Tomogram:
 
 def _identity(path: Path) -> tuple[int, ...]:
     """Tell a file from another one that later lies at the same path; nothing for a file that is not there."""
-    if not path.exists():
+    try:
+        facts = path.stat()
+    except OSError:
         return ()
-    facts = path.stat()
     return (facts.st_dev, facts.st_ino, facts.st_mtime_ns, facts.st_size)
 
 
@@ -241,7 +245,7 @@ def _tomogram_of_row(star: StarFile, block: Block, row: int, name: str) -> Tomog
         return "" if cell in ("", "N/A", "None") else cell
 
     def number(label: str) -> float | None:
-        return float(star.numbers(one, [label])[0, 0]) if label in block.labels else None
+        return float(star.numbers(one, [label])[0, 0]) if text(label) else None
 
     size = tuple(number(f"rlnTomoSize{axis}") or UNKNOWN_SIZE for axis in "XYZ")
     volumes = [text(label) for label in VOLUME_COLUMNS]

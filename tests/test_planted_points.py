@@ -302,6 +302,25 @@ def test_the_point_lies_at_the_centre_of_the_box(
     assert np.abs(written.star.numbers(written.block, labels)).max() <= VOXEL / 2
 
 
+def test_a_remainder_survives_in_rotated_subtomograms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RELION 4 keeps origins in the axes of the rotated box; what rounding leaves over must be turned back into them."""
+    monkeypatch.chdir(tmp_path)
+    away = np.array([0.3, -0.4, 0.2])  # voxels
+    case = relion4_rotated_subtomogram()
+    star = plant(tmp_path, case)
+    table = read_particles(star)
+    moved = table.coordinates[0] + away * VOXEL / UNBINNED
+    columns = {f"rlnCoordinate{axis}": [f"{value:.6f}"] for axis, value in zip("XYZ", moved, strict=True)}
+    table.with_columns(columns).star.write(star)
+    extract(tmp_path, star, "Extract")
+    written = read_particles(tmp_path / "Extract" / "particles.star")
+    assert written.origins is not None
+    voxels = (written.coordinates * UNBINNED - written.origins) / VOXEL
+    np.testing.assert_allclose(voxels[0], point + away, atol=1e-4)
+
+
 def test_no_shifts_leaves_the_origins_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     star = plant(tmp_path, relion31())

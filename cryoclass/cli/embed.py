@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from cryoclass.particles import Particles
     from cryoclass.subtomograms import Source
 
+SLOW_TSNE = 100_000  # particles
+
 
 @with_settings
 def embed(
@@ -129,6 +131,8 @@ def _check_layout(layout: Mapping2d, count: int) -> None:
     """Refuse, before anything is computed, what cannot be done afterwards."""
     if layout.clusters is not None and layout.clusters > count:
         raise UsageError(f"--clusters is {layout.clusters}; it must be at most the {count} particles.")
+    if layout.method == "tsne" and count > SLOW_TSNE:
+        console.warn(f"t-SNE of {count} particles takes hours; --map pca takes seconds.")
     if layout.method == "umap" and importlib.util.find_spec("umap") is None:
         raise UsageError(
             "--map umap needs the package umap-learn, which is not installed.",

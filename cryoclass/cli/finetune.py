@@ -98,6 +98,11 @@ def finetune(
         freeze=training.freeze,
         folder=outdir,
         resume=resume,
+        facts={
+            "files": [str(table.path) for table in labelled.tables],
+            **boxes.to_dict(),
+            **cutting.to_dict(),
+        },
         track=console.track,
         on_epoch=_say_epoch,
     )

@@ -76,6 +76,7 @@ def predict(
     from cryoclass.results import (
         assign,
         prediction_columns,
+        remove_earlier,
         write_classes,
         write_metrics,
         write_optimisation_sets,
@@ -96,12 +97,12 @@ def predict(
         Skipped(row=row, tomogram=table.tomograms[row], reason=reason)
         for row, reason in predictions.unreadable.items()
     ]
+    remove_earlier(outdir)
     write_skipped(outdir / "skipped.csv", table, skipped)
     write_classes(outdir / "classes.star", assigned, card.classes)
     parts = write_split(outdir, result, assigned, card.classes) if split_classes else []
     sets = write_optimisation_sets(table, boxes.tomograms, [outdir / "particles.star", *parts])
     scores = _score(predictions.probabilities[predictions.readable], labels[predictions.readable], card)
-    (outdir / "metrics.json").unlink(missing_ok=True)  # of an earlier run, whose particles had labels
     if scores is not None:
         write_metrics(outdir / "metrics.json", {"labelled": scores})
     write_prediction_page(outdir / "report.html", predictions, assigned, labels, source, card)

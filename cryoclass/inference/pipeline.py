@@ -110,7 +110,9 @@ def predict(engine: Engine, source: Source, flow: Flow = Flow(), keep: Keep = _f
         if len(batch.rows):
             predicted = engine.run(batch.voxels)
             probabilities[batch.rows] = predicted.probabilities
+            unreadable |= _overflown(batch, predicted)
             keep(batch, predicted)
+    probabilities[list(unreadable)] = 0
     if len(unreadable) == len(source):
         raise ParticleError(
             f"none of {len(source)} particles can be read; the first: {unreadable[min(unreadable)]}"
@@ -153,6 +155,12 @@ def batches(source: Source, flow: Flow) -> Iterator[Batch]:
             coming = submit(start)
             yield _gather([future.result() for future in waiting], source.box)
             waiting = coming
+
+
+def _overflown(batch: Batch, predicted: Predicted) -> dict[int, str]:
+    """Return a reason for each particle of which the engine says something that is no number (half precision)."""
+    whole = np.isfinite(predicted.embedding).all(axis=1) & np.isfinite(predicted.probabilities).all(axis=1)
+    return dict.fromkeys(batch.rows[~whole].tolist(), "the network's answer is no number; use full precision")
 
 
 def _gather(read: list[tuple[int, np.ndarray | str]], box: int) -> Batch:

@@ -111,10 +111,22 @@ def origins_in_tomogram(origins: np.ndarray, orientation: np.ndarray | None) -> 
     """
     if orientation is None:
         return origins
+    return np.asarray(
+        np.einsum("nji,nj->ni", _turns(orientation), origins)
+    )  # RELION's Euler matrix is the transpose
+
+
+def origins_in_subtomogram(origins: np.ndarray, orientation: np.ndarray | None) -> np.ndarray:
+    """Undo :func:`origins_in_tomogram`: turn origins in the tomogram's axes into those of the rotated subtomograms."""
+    if orientation is None:
+        return origins
+    return np.asarray(np.einsum("nij,nj->ni", _turns(orientation), origins))
+
+
+def _turns(orientation: np.ndarray) -> np.ndarray:
     from scipy.spatial.transform import Rotation
 
-    matrices = Rotation.from_euler("ZYZ", orientation, degrees=True).as_matrix()
-    return np.asarray(np.einsum("nji,nj->ni", matrices, origins))  # RELION's Euler matrix is the transpose
+    return np.asarray(Rotation.from_euler("ZYZ", orientation, degrees=True).as_matrix())
 
 
 def xyz_to_zyx(voxels: np.ndarray) -> np.ndarray:

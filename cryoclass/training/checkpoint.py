@@ -1,11 +1,11 @@
 """What a training run needs to go on after a kill: one file, replaced after every epoch."""
 
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from cryoclass.backbones.weights import DAMAGE
 from cryoclass.errors import ModelError, UsageError
 from cryoclass.files import replacing
 
@@ -44,7 +44,7 @@ def load_checkpoint(folder: Path, settings: dict[str, str]) -> dict[str, Any] | 
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         complete = set(state) == {*KEYS, "settings"}
-    except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError):
+    except (*DAMAGE, OSError):
         complete = False
     if not complete:
         raise ModelError(

@@ -1,6 +1,6 @@
 """Fine-tuning from labelled particles to a scored classifier."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -108,6 +108,7 @@ def finetune(
     examples = Examples(
         source=source, labels=labelled.labels, parts=assignment.parts, classes=labelled.classes
     )
+    run = replace(run, facts={**run.facts, **start.to_dict()})
     history = fit(classifier, examples, recipe, run)
     metrics = _score(history, labelled, assignment)
     card = ModelCard(

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from cryoclass.classifier import Classifier
 from cryoclass.errors import CryoclassError, ParticleError
@@ -90,6 +90,8 @@ class Run:
         Go on from the checkpoint in ``folder``, if there is one.
     memory
         Bytes that voxels may take; a quarter of the available memory where None.
+    facts
+        What else must be the same for the run to be resumed: where boxes come from and how they are cut.
     track, on_epoch
         Hear about the progress within and after each epoch.
     """
@@ -100,6 +102,7 @@ class Run:
     folder: Path | None = None
     resume: bool = False
     memory: int | None = None
+    facts: Mapping[str, object] = field(default_factory=dict)
     track: Track = silent
     on_epoch: Callable[[EpochRecord], None] = _nobody
 
@@ -210,15 +213,21 @@ def fit(classifier: Classifier, examples: Examples, recipe: Recipe, run: Run) ->
         )
         progress.records.append(record)
         if record.best:
-            progress.best = {k: v.detach().cpu().clone() for k, v in classifier.state_dict().items()}
+            weights = _trained(classifier, run).state_dict()
+            progress.best = {name: value.detach().cpu().clone() for name, value in weights.items()}
         _save(classifier, optimizer, progress, settings, run)
         run.on_epoch(record)
 
-    classifier.load_state_dict(progress.best)
+    _trained(classifier, run).load_state_dict(progress.best)
     history = _history(bench, progress, np.flatnonzero(parts != "train"))
     if isinstance(bench.boxes, Embedded):
         bench.boxes.unfold(classifier.head)
     return history
+
+
+def _trained(classifier: Classifier, run: Run) -> nn.Module:
+    """Return what changes in the training, and is kept in the checkpoint: a frozen backbone does not."""
+    return classifier.head if run.freeze else classifier
 
 
 def _optimizer(classifier: Classifier, recipe: Recipe, freeze: bool) -> torch.optim.Optimizer:
@@ -383,6 +392,8 @@ def _settings(
         "seed": str(run.seed),
         "freeze": str(run.freeze),
         "classes": ", ".join(examples.classes),
+        "boxes": f"{examples.source.box} pixels of {examples.source.angpix:.4g} A",
+        **{name: str(value) for name, value in run.facts.items()},
         "particles": particles.hexdigest()[:12],
     }
 
@@ -396,7 +407,7 @@ def _save(
 ) -> None:
     if run.folder is not None:
         state = {
-            "classifier": classifier.state_dict(),
+            "classifier": _trained(classifier, run).state_dict(),
             "optimizer": optimizer.state_dict(),
             "records": [asdict(record) for record in progress.records],
             "best": progress.best,
@@ -411,6 +422,6 @@ def _resumed(
     state = load_checkpoint(run.folder, settings) if run.resume and run.folder is not None else None
     if state is None:
         return _Progress()
-    classifier.load_state_dict(state["classifier"])
+    _trained(classifier, run).load_state_dict(state["classifier"])
     optimizer.load_state_dict(state["optimizer"])
     return _Progress(records=[EpochRecord(**record) for record in state["records"]], best=state["best"])
