@@ -145,7 +145,7 @@ class Extraction(Cutting):
         None,
         help="Pixel size of the written box; the tomogram's own where left out.",
         unit="angstroms",
-        above=0,
+        minimum=0.01,
         maximum=1000,
     )
     dtype: Literal["float32", "float16"] = setting(
@@ -176,22 +176,13 @@ class Extraction(Cutting):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Boxes(Settings):
-    """Where the boxes of a table come from: the files it names, or crops out of tomograms on the fly."""
+class TomogramFiles(Settings):
+    """Where tomograms are."""
 
-    panel: ClassVar[str] = "Boxes"
+    panel: ClassVar[str] = "Tomograms"
 
     tomograms: Path | None = setting(
-        None,
-        help="Cut the boxes on the fly: folder of the tomograms, one tomogram, or a tomograms.star.",
-        unit="path",
-    )
-    angpix: float | None = setting(
-        None,
-        help="Pixel size: with --tomograms, of the boxes to cut; else of the files, where their STAR file is wrong.",
-        unit="angstroms",
-        minimum=0.01,
-        maximum=1000,
+        None, help="Folder of the tomograms, one tomogram, or a tomograms.star.", unit="path"
     )
     tomogram_angpix: float | None = setting(
         None,
@@ -204,6 +195,21 @@ class Boxes(Settings):
         False,
         flags=("--skip-missing",),
         help="Go on without the particles of tomograms that have no volume.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boxes(TomogramFiles):
+    """Where the boxes of a table come from: the files it names, or crops out of tomograms on the fly."""
+
+    panel: ClassVar[str] = "Boxes (with --tomograms they are cut on the fly)"
+
+    angpix: float | None = setting(
+        None,
+        help="Pixel size: with --tomograms, of the boxes to cut; else of the files, where their STAR file is wrong.",
+        unit="angstroms",
+        minimum=0.01,
+        maximum=1000,
     )
 
 
@@ -274,9 +280,6 @@ class Augmentation(Settings):
     flip: bool = setting(
         False, help="Mirror at random along each axis (structures are chiral; off in the paper)."
     )
-
-
-NO_AUGMENTATION = Augmentation(probability=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)

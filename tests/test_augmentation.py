@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from cryoclass.preparation import Preparer
-from cryoclass.settings import NO_AUGMENTATION, Augmentation, Preparation
+from cryoclass.settings import Augmentation, Preparation
 from cryoclass.training.augmentation import AugmentationDraw, draw, resample
+
+NO_AUGMENTATION = Augmentation(probability=0.0)
 
 SAME = Preparation(input_size=(8, 12, 12))  # as the boxes
 LARGER = Preparation(input_size=(10, 20, 20))

@@ -552,7 +552,7 @@ MISTAKES = {
         status=2,
     ),
     "a pixel size of zero": Mistake(
-        argv="extract {coordinates} --box 16 --angpix 0", says=["--angpix is 0", "must be above 0"], status=2
+        argv="extract {coordinates} --box 16 --angpix 0", says=["--angpix is 0", "must be at least 0.01"], status=2
     ),
     "an option that is not there": Mistake(
         argv="extract {coordinates} --bocks 16", says=["No such option: --bocks", "extract -h"], status=2
@@ -601,7 +601,7 @@ MISTAKES = {
         status=2,
     ),
     "no noise at all": Mistake(
-        argv="simulate -o Out --snr 0", says=["--snr is 0", "must be above 0"], status=2
+        argv="simulate -o Out --snr 0", says=["--snr is 0", "must be at least 0.01"], status=2
     ),
     "too few particles": Mistake(
         argv="simulate -o Out --species 1 --per-species 2 --tomograms 3",
@@ -624,7 +624,7 @@ MISTAKES = {
     ),
     "an endless pixel size": Mistake(
         argv="extract {coordinates} --box 16 --tomogram-angpix inf",
-        says=["'--tomogram-angpix'", "1000"],
+        says=["--tomogram-angpix is inf", "1000"],
         status=2,
     ),
     "no folder of maps": Mistake(

@@ -10,15 +10,12 @@ from cryoclass.cli.options import (
     Outdir,
     Overwrite,
     ParticlesArgument,
-    SkipMissing,
-    TomogramAngpix,
-    Tomograms,
     claim,
     cores,
     particles_path,
     with_settings,
 )
-from cryoclass.settings import Extraction
+from cryoclass.settings import Extraction, TomogramFiles
 
 if TYPE_CHECKING:
     from cryoclass.extraction import Extracted
@@ -29,13 +26,11 @@ if TYPE_CHECKING:
 @with_settings
 def extract(
     coordinates: ParticlesArgument = None,
-    tomograms: Tomograms = None,
     outdir: Outdir = Path("Extract"),
-    tomogram_angpix: TomogramAngpix = None,
-    skip_missing: SkipMissing = False,
     jobs: Jobs = cores(),
     overwrite: Overwrite = False,
     *,
+    files: TomogramFiles,
     settings: Extraction,
 ) -> None:
     """Cut subtomograms out of tomograms.
@@ -55,10 +50,11 @@ def extract(
 
     particles = read_particles(particles_path(coordinates))
     console.note(f"{particles.path}: {particles.dialect.in_words()}, {len(particles)} particles")
+    tomograms = files.tomograms
     if tomograms is None and particles.optimisation_set is not None:
         tomograms = particles.optimisation_set.path
-    found = find_tomograms(particles.tomograms, tomograms, particles.path, skip_missing=skip_missing)
-    source = TomogramSource(particles, found, settings, tomogram_angpix)
+    found = find_tomograms(particles.tomograms, tomograms, particles.path, skip_missing=files.skip_missing)
+    source = TomogramSource(particles, found, settings, files.tomogram_angpix)
     warn_at_start(source, outdir)
     _warn_of_silent_optics(particles)
     for line in contrast_words(source):

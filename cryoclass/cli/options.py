@@ -57,29 +57,6 @@ LabelColumn = Annotated[
         show_default=False,
     ),
 ]
-Tomograms = Annotated[
-    Path | None,
-    typer.Option(
-        "--tomograms",
-        metavar="PATH",
-        help="Folder of the tomograms, one tomogram, or a tomograms.star; needed unless the STAR file's paths lead to them.",
-        show_default=False,
-    ),
-]
-TomogramAngpix = Annotated[
-    float | None,
-    typer.Option(
-        "--tomogram-angpix",
-        metavar="ANGSTROMS",
-        min=0.01,
-        max=1000,
-        help="Voxel size of the tomograms, where their headers are wrong.",
-        show_default=False,
-    ),
-]
-SkipMissing = Annotated[
-    bool, typer.Option("--skip-missing", help="Go on without the particles of tomograms that have no volume.")
-]
 Rescale = Annotated[
     bool, typer.Option("--rescale", help="Bring boxes to the model's pixel size and box where they differ.")
 ]
