@@ -413,7 +413,17 @@ def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
+        what = _instead(path.parent) or f"{path} cannot be read: {error.strerror or error}."
         raise ModelError(
-            f"{path} cannot be read: {error.strerror or error}.",
+            what,
             f"A model folder is what cryoclass finetune writes; it holds {WEIGHTS_FILE} and {CARD_FILE}.",
         ) from error
+
+
+def _instead(folder: Path) -> str:
+    """Say what was given in the place of a model folder; empty where it is a folder."""
+    if folder.suffix == ".onnx" and folder.is_file():
+        return f"{folder} is an ONNX file, no model folder: give it with --onnx."
+    if folder.is_file():
+        return f"{folder} is a file, no model folder."
+    return "" if folder.is_dir() else f"There is no model folder {folder}."

@@ -80,9 +80,25 @@ def from_column(particles: Particles, label_column: str | None) -> Labelled:
 
 def _from_files(pairs: Sequence[tuple[str, Path]]) -> Labelled:
     tables = [read_particles(path) for _, path in pairs]
+    _check_disjoint(pairs, tables)
     return _number(
         tables, [name for (name, _), table in zip(pairs, tables, strict=True) for _ in range(len(table))]
     )
+
+
+def _check_disjoint(pairs: Sequence[tuple[str, Path]], tables: Sequence[Particles]) -> None:
+    """Hold that no image is in the files of two classes: it would be trained on as both, and scored as never seen."""
+    owner: dict[str, str] = {}
+    for (name, path), table in zip(pairs, tables, strict=True):
+        images = table.images if "rlnImageName" in table.block.labels else []
+        shared = [image for image in images if owner.get(image, name) != name]
+        if shared:
+            raise ParticleError(
+                f"{len(shared)} particles of {path} ({name}) are also in the file of {owner[shared[0]]}, "
+                f"the first is {shared[0]}.",
+                "Take them out of one of the two.",
+            )
+        owner |= dict.fromkeys(images, name)
 
 
 def _number(tables: Sequence[Particles], texts: Sequence[str | None]) -> Labelled:

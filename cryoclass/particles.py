@@ -133,6 +133,11 @@ class Particles:
             self.star.index(self.block, asked.lstrip("_"))
             return asked.lstrip("_")
         found = next((label for label in LABEL_COLUMNS if label in self.block.labels), None)
+        if found == "rlnClassNumber" and "cryoclassClassName" in self.block.labels:
+            raise ParticleError(
+                f"{self.path} has no labels: its rlnClassNumber is what cryoclass predicted.",
+                "Fill in a column cryoclassLabel, or insist with --label-column rlnClassNumber.",
+            )
         if found is None:
             raise ParticleError(
                 f"{self.path} has no labels: no column {' or '.join(LABEL_COLUMNS)}.",

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from cryoclass.errors import ParticleError, StarError, UsageError, VolumeError
-from cryoclass.star.dialects import Dialect
+from cryoclass.star.dialects import CENTRED, PIXELS, Dialect
 from cryoclass.star.document import Block, StarFile
 from cryoclass.star.frames import Geometry
 from cryoclass.star.names import match, nearest, resolve, volume_files
@@ -217,6 +217,10 @@ def read_tomograms(path: Path) -> dict[str, Tomogram]:
         The file lists no tomograms, or none of its volumes exists.
     """
     star = listed_file(StarFile.read(path), TOMOGRAMS)
+    if any(coordinates[0] in block.labels for block in star.blocks for coordinates in (PIXELS, CENTRED)):
+        raise StarError(
+            f"{path} is a table of particles, no list of tomograms.", "Give a tomograms.star or a folder."
+        )
     block = next((b for b in star.blocks if "rlnTomoName" in b.labels), None)
     if block is None:
         return _listed_volumes(star)

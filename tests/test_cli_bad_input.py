@@ -552,7 +552,9 @@ MISTAKES = {
         status=2,
     ),
     "a pixel size of zero": Mistake(
-        argv="extract {coordinates} --box 16 --angpix 0", says=["--angpix is 0", "must be at least 0.01"], status=2
+        argv="extract {coordinates} --box 16 --angpix 0",
+        says=["--angpix is 0", "must be at least 0.01"],
+        status=2,
     ),
     "an option that is not there": Mistake(
         argv="extract {coordinates} --bocks 16", says=["No such option: --bocks", "extract -h"], status=2
@@ -601,7 +603,7 @@ MISTAKES = {
         status=2,
     ),
     "no noise at all": Mistake(
-        argv="simulate -o Out --snr 0", says=["--snr is 0", "must be at least 0.01"], status=2
+        argv="simulate -o Out --snr 0", says=["--snr is 0", "must be above 0"], status=2
     ),
     "too few particles": Mistake(
         argv="simulate -o Out --species 1 --per-species 2 --tomograms 3",
@@ -654,7 +656,16 @@ MISTAKES = {
     ),
     "no model folder": Mistake(
         argv="predict {particles} --model nowhere",
-        says=["nowhere/model.json cannot be read", "cryoclass finetune"],
+        says=["There is no model folder nowhere", "cryoclass finetune"],
+    ),
+    "an ONNX file for a model folder": Mistake(
+        argv="predict {particles} --model {onnx}", says=["is an ONNX file", "--onnx"]
+    ),
+    "a model folder for an ONNX file": Mistake(
+        argv="predict {particles} --onnx {model}", says=["is a folder, no ONNX file", "--model"]
+    ),
+    "a particle table for a list of tomograms": Mistake(
+        argv="extract {coordinates} --tomograms {coordinates} --box 16", says=["is a table of particles"]
     ),
     "a folder without a model": Mistake(
         argv="export {tomograms} -o x.onnx", says=["model.json cannot be read", "cryoclass finetune"]

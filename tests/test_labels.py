@@ -31,7 +31,7 @@ def table(tmp_path):
 
     def write(name: str = "particles.star", **columns: list[str]) -> str:
         count = len(next(iter(columns.values())))
-        images = [f"TS_0{n % 2}/{n}.mrc" for n in range(count)]
+        images = [f"{name}/TS_0{n % 2}/{n}.mrc" for n in range(count)]
         micrographs = [f"TS_0{n % 2}" for n in range(count)]
         (tmp_path / name).write_text(
             loop({"rlnImageName": images, "rlnMicrographName": micrographs, **columns})
@@ -121,6 +121,21 @@ def test_two_files_may_hold_one_class(table):
         None,
     )
     assert found.labels.tolist() == [0, 1, 0]
+
+
+def test_a_particle_in_the_files_of_two_classes_is_an_error(table):
+    both = table("both.star", x=["1", "2"])
+    with pytest.raises(
+        ParticleError, match=r"2 particles of .*both.star \(junk\) are also in the file of ribosome"
+    ):
+        read_labelled([f"ribosome={both}", f"junk={both}"], None)
+
+
+def test_predictions_are_no_labels_unless_the_user_insists(table):
+    predicted = table(rlnClassNumber=["1", "2"], cryoclassClassName=["a", "b"])
+    with pytest.raises(ParticleError, match="is what cryoclass predicted"):
+        read_labelled([predicted], None)
+    assert read_labelled([predicted], "rlnClassNumber").classes == ("1", "2")
 
 
 def test_mixing_pairs_and_files_is_an_error(table):

@@ -295,7 +295,7 @@ def test_a_list_of_micrographs_is_a_list_of_tomograms(name, project):
 
 def test_a_star_file_that_lists_no_tomograms_is_refused(project):
     (project / "x.star").write_text(loop({"rlnCoordinateX": ["1"]}))
-    with pytest.raises(StarError, match="lists no tomograms"):
+    with pytest.raises(StarError, match="is a table of particles, no list of tomograms"):
         read_tomograms(project / "x.star")
 
 

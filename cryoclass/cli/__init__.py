@@ -39,7 +39,7 @@ class _Guarded(TyperGroup):
         except CryoclassError as problem:
             raise _exit(problem) from problem
         except KeyboardInterrupt:
-            console.note("interrupted; everything finished so far is kept.")
+            console.note("interrupted; everything finished so far is kept (finetune goes on with --resume).")
             raise typer.Exit(INTERRUPTED) from None
 
 

@@ -16,6 +16,7 @@ from cryoclass.cli.options import (
     particles_path,
     with_settings,
 )
+from cryoclass.errors import UsageError
 from cryoclass.settings import Boxes, Cutting, Split, Start, Training
 
 if TYPE_CHECKING:
@@ -70,6 +71,10 @@ def finetune(
     Example: cryoclass finetune particles.star --backbone r3d34-k400
     """
     claim(outdir, "model.json", overwrite=overwrite or resume)  # a job that is queued again may be finished
+    if not (resume or overwrite) and (outdir / "checkpoint.pt").exists():
+        raise UsageError(
+            f"{outdir} holds an interrupted run.", "Go on with --resume, or start again with --overwrite."
+        )
     import torch
 
     from cryoclass.cli.sources import open_source
@@ -108,7 +113,7 @@ def finetune(
     )
     tuned = train(labelled, source, assignment, recipe, start, run)
     _write_all(outdir, tuned, labelled, source)
-    _say_result(outdir, tuned)
+    _say_result(outdir, tuned, labelled.tables[0].path)
 
 
 def _say_plan(labelled: "Labelled", parts: list[str], split_words: str) -> None:
@@ -142,7 +147,7 @@ def _write_all(outdir: Path, tuned: "FineTuned", labelled: "Labelled", source: "
     save_model(outdir, tuned.classifier, tuned.card)
 
 
-def _say_result(outdir: Path, tuned: "FineTuned") -> None:
+def _say_result(outdir: Path, tuned: "FineTuned", table: Path) -> None:
     part = tuned.scored_part
     scores = tuned.metrics[part]
     seen = "never seen" if part == "test" else "which chose the epoch: held-out particles would score lower"
@@ -166,5 +171,5 @@ def _say_result(outdir: Path, tuned: "FineTuned") -> None:
         [[c.name, c.support, f"{c.precision:.3f}", f"{c.recall:.3f}"] for c in scores.classes],
     )
     console.next_command(
-        f"cryoclass predict particles.star --model {outdir}", f"cryoclass export {outdir} -o model.onnx"
+        f"cryoclass predict {table} --model {outdir}", f"cryoclass export {outdir} -o model.onnx"
     )

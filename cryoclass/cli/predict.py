@@ -24,6 +24,7 @@ from cryoclass.cli.options import (
     particles_path,
     with_settings,
 )
+from cryoclass.errors import UsageError
 from cryoclass.settings import Boxes, Cutting
 
 if TYPE_CHECKING:
@@ -66,6 +67,12 @@ def predict(
     Example: cryoclass predict particles.star --onnx model.onnx --split-classes
     """
     claim(outdir, "particles.star", overwrite=overwrite)
+    if (model is None) == (onnx is None):
+        raise UsageError(
+            "give one of --model and --onnx.",
+            "--model Finetune/ is what finetune wrote, --onnx what export wrote.",
+        )
+    path = particles_path(particles)
     from cryoclass.cli.engines import open_engine
     from cryoclass.cli.pages import write_prediction_page
     from cryoclass.cli.sources import open_model_source
@@ -86,7 +93,7 @@ def predict(
 
     engine = open_engine(model, onnx, device, precision)
     card = engine.card
-    table = read_particles(particles_path(particles))
+    table = read_particles(path)
     labels = _known_labels(table, label_column, card)
     source = open_model_source(table, boxes, cutting, card, rescale=rescale)
     predictions = predict_all(engine, source, Flow(batch_size=batch_size, jobs=jobs, track=console.track))

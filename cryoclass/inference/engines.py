@@ -265,6 +265,10 @@ def _open_session(path: Path, providers: list[Any]) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = FATAL
     onnxruntime.set_default_logger_severity(FATAL)
+    if path.is_dir():
+        raise ModelError(
+            f"{path} is a folder, no ONNX file.", f"Use --model {path}, or the file that export wrote."
+        )
     if not path.is_file():
         raise ModelError(f"There is no file {path}.", "Check the path given to --onnx.")
     try:

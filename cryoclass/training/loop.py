@@ -1,6 +1,7 @@
 """The training loop, read from top to bottom: :func:`fit` over epochs, :func:`_train` over batches."""
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -154,8 +155,8 @@ class _Progress:
         return max(record.epoch for record in self.records if record.best)
 
     @property
-    def best_score(self) -> float:
-        return max((_score(record.val_auc, record.val_accuracy) for record in self.records), default=0.0)
+    def best_rank(self) -> tuple[float, float]:
+        return max(map(_rank, self.records), default=(0.0, -math.inf))
 
 
 def fit(classifier: Classifier, examples: Examples, recipe: Recipe, run: Run) -> History:
@@ -209,8 +210,9 @@ def fit(classifier: Classifier, examples: Examples, recipe: Recipe, run: Run) ->
             val_accuracy=metrics.accuracy,
             val_auc=metrics.auc,
             seconds=time.perf_counter() - started,
-            best=_score(metrics.auc, metrics.accuracy) >= progress.best_score,  # the later one of equals
+            best=False,
         )
+        record = replace(record, best=_rank(record) >= progress.best_rank)  # the later one of equals
         progress.records.append(record)
         if record.best:
             weights = _trained(classifier, run).state_dict()
@@ -337,8 +339,9 @@ def _precision(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=able)
 
 
-def _score(auc: float | None, accuracy: float) -> float:
-    return accuracy if auc is None else auc
+def _rank(record: EpochRecord) -> tuple[float, float]:
+    """Order epochs: by validation AUC (accuracy where there is none), then by lower validation loss."""
+    return (record.val_accuracy if record.val_auc is None else record.val_auc, -record.val_loss)
 
 
 @contextmanager
