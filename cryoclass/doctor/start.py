@@ -4,7 +4,7 @@ from pathlib import Path
 
 from cryoclass.doctor.disk import check_disk, extraction_bytes
 from cryoclass.doctor.findings import Finding, warning
-from cryoclass.doctor.inside import refuse_wrong_frame
+from cryoclass.doctor.inside import check_inside, refuse_wrong_frame
 from cryoclass.doctor.rules import broken_rules
 from cryoclass.subtomograms import FileSource, TomogramSource
 
@@ -30,6 +30,8 @@ def check_start(source: FileSource | TomogramSource, writes_to: Path | None = No
         if outside:
             words = f"{outside} of {len(source)} boxes lie outside their tomograms and will be skipped"
             findings.append(warning("inside", words))
+        else:
+            findings += [finding for finding in check_inside(source) if finding.level != "ok"]
         if writes_to is not None:
             needed = extraction_bytes(len(source.order), source.settings)
             findings += [finding for finding in check_disk(writes_to, needed) if finding.level != "ok"]
