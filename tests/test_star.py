@@ -602,7 +602,7 @@ def test_damaged_files_give_a_value_or_an_error_in_words(tmp_path):
                 read += 1
             except CryoclassError as error:
                 refused += len(str(error)) > 10
-    assert read > 300
+    assert read > 150  # the second reader refuses tables of particles, which most traps are
     assert read + refused == 2 * 1500
 
 
