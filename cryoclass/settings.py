@@ -280,6 +280,9 @@ class Augmentation(Settings):
     flip: bool = setting(
         False, help="Mirror at random along each axis (structures are chiral; off in the paper)."
     )
+    half_turns: bool = setting(
+        False, help="Half turns about x, y and z, which leave the missing wedge where it is; always drawn."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,6 +291,8 @@ class Recipe(Settings):
 
     ``steps`` lets the learning rate fall tenfold after each of ``milestones``, which are shares of the epochs;
     ``one-cycle`` raises it over the first three tenths of the epochs and lowers it to nothing over the rest.
+    ``head_first`` fits the head to the backbone as it is before the first epoch (Kumar et al. 2022, arXiv:2202.10054).
+    ``freeze_norm`` keeps the statistics of batch normalisation as they are.
     """
 
     name: str
@@ -300,6 +305,8 @@ class Recipe(Settings):
     label_smoothing: float = setting(
         0.0, help="Share of a label that is spread over all classes.", minimum=0, maximum=1
     )
+    head_first: bool = False
+    freeze_norm: bool = False
     augmentation: Augmentation = Augmentation()
     preparation: Preparation = Preparation()
 
@@ -334,14 +341,17 @@ class Start(Settings):
     panel: ClassVar[str] = "Network"
 
     backbone: str = setting(
-        "r3d34-k400", help="Network and its weights; see cryoclass backbones list.", unit="name"
+        "auto",
+        help="Network and its weights; see cryoclass backbones list. auto is r3d34-k400 on a GPU, and on a CPU "
+        "res32-species, whose weights come with cryoclass.",
+        unit="name",
     )
     weights: Path | None = setting(
         None, help="Pretrained weights from a file; then nothing is downloaded.", unit="file"
     )
     init: str = setting(
         "auto",
-        help="Start from video weights, at random, or from a model folder; auto is video where there are such weights.",
+        help="Start from video weights, at random, or from a model folder; auto takes what the network's name promises.",
         unit="start",
     )
     input_size: Size3 | None = setting(
@@ -367,7 +377,12 @@ class Training(Settings):
 
     panel: ClassVar[str] = "Training"
 
-    recipe: str = setting("paper", help="paper (Jain, Li and Xu 2024) or quick (for a laptop).", unit="name")
+    recipe: str = setting(
+        "auto",
+        help="paper (Jain, Li and Xu 2024), quick (for a laptop) or few (head first, then all, gently); auto is few "
+        "for res32-species and paper for the others.",
+        unit="name",
+    )
     epochs: int | None = setting(
         None,
         flags=("--epochs", "-n", "--num-epochs"),
@@ -470,4 +485,117 @@ class Simulation(Settings):
             raise UsageError(
                 f"--defocus is {least:g} {most:g}; the smaller number comes first.",
                 f"Use --defocus {most:g} {least:g}.",
+            )
+
+
+# ------------------------------------------------------------------------------------------- pre-training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Invention(Settings):
+    """What invented species, and the boxes that show them, may be like; each box draws its own values evenly."""
+
+    panel: ClassVar[str] = "Invented species"
+
+    box: int = 32
+    pixel_range: tuple[float, float] = setting(
+        (4.0, 16.0),
+        help="Smallest and largest pixel size.",
+        unit="angstroms",
+        above=0,
+        maximum=1000,
+    )
+    diameter: tuple[float, float] = setting(
+        (40.0, 260.0), help="Smallest and largest diameter.", unit="angstroms", above=0, maximum=10_000
+    )
+    snr: tuple[float, float] = setting(
+        (0.02, 1.0),
+        help="Lowest and highest variance of the signal over variance of the noise, when all is learnt.",
+        above=0,
+    )
+    first_snr: tuple[float, float] = setting((0.5, 2.0), help="The same at the beginning.", above=0)
+    shift: float = setting(3.0, help="Largest distance from the centre of the box.", unit="pixels", minimum=0)
+    neighbours: int = setting(2, help="Most neighbours in a box.", minimum=0, maximum=20)
+    neighbour_chance: float = setting(0.3, help="Chance of each of them.", minimum=0, maximum=1)
+    membrane_chance: float = setting(0.08, help="Chance of a membrane.", minimum=0, maximum=1)
+    tilt: tuple[float, float] = setting(
+        (45.0, 68.0),
+        help="Range of the largest tilt, drawn for each side.",
+        unit="degrees",
+        above=0,
+        maximum=89,
+    )
+    axis_spread: float = setting(
+        5.0, help="Deviation of the tilt axis from y.", unit="degrees", minimum=0, maximum=180
+    )
+    odd_axis: float = setting(0.25, help="Share of boxes with any tilt axis at all.", minimum=0, maximum=1)
+    defocus: tuple[float, float] = setting(
+        (2.0, 7.0), help="Range of defocus.", unit="micrometres", minimum=0
+    )
+    amplitude_contrast: tuple[float, float] = setting(
+        (0.05, 0.15), help="Range of amplitude contrast.", minimum=0, maximum=1
+    )
+    b_factor: tuple[float, float] = setting(
+        (0.0, 1500.0), help="Range of the signal's fall-off.", unit="angstroms^2", minimum=0
+    )
+    low_pass: tuple[float, float] = setting(
+        (0.3, 0.8), help="Range of the low-pass filter; above 0.5 it takes little.", unit="1/pixel", above=0
+    )
+    coloured: float = setting(0.5, help="Share of boxes whose noise is not white.", minimum=0, maximum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining(Settings):
+    """How a network learns shape without labels.
+
+    A step shows ``views`` boxes of each of ``species`` invented species, drawn at ``pixel_sizes`` different pixel sizes.
+    The learning rate rises over the first 3 % of the steps and falls to nothing along a cosine; the SNR goes from
+    ``first_snr`` to ``snr`` over the first ``ramp`` of them.
+    """
+
+    panel: ClassVar[str] = "Pre-training"
+
+    steps: int = setting(
+        10_000, flags=("--steps", "-n"), help="Batches to learn from.", minimum=1, maximum=100_000_000
+    )
+    species: int = setting(
+        48, flags=("--batch-species", "-b"), help="New species in each step.", minimum=2, maximum=65536
+    )
+    views: int = setting(
+        1, help="Boxes of each species in a step; at least 2 with --contrast.", minimum=1, maximum=64
+    )
+    pixel_sizes: int = setting(
+        4, help="Pixel sizes in each step; must divide --batch-species.", minimum=1, maximum=1024
+    )
+    lr: float = setting(3e-3, help="Highest learning rate of Adam.", above=0, maximum=10)
+    weight_decay: float = setting(1e-4, help="Weight decay, apart from the gradient.", minimum=0, maximum=1)
+    temperature: float = setting(0.1, help="Of the contrastive loss.", above=0, maximum=10)
+    describe: float = setting(
+        1.0,
+        help="Weight of saying what a species is like: its mass by radius and angular degree.",
+        minimum=0,
+        maximum=1000,
+    )
+    contrast: float = setting(
+        0.0,
+        help="Weight of telling which boxes of a step show the same species; needs --views.",
+        minimum=0,
+        maximum=1000,
+    )
+    ramp: float = setting(0.7, help="Share of the steps until the SNR is as wished.", above=0, maximum=1)
+    seed: int = setting(0, help="Seed of everything random.", minimum=0, maximum=MAX_SEED)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.describe + self.contrast:
+            raise UsageError("--describe and --contrast are both 0; then there is nothing to learn.")
+        if self.contrast and self.views < 2:
+            raise UsageError(
+                f"--contrast {self.contrast:g} compares boxes of one species, but --views is {self.views}.",
+                "Use --views 2.",
+            )
+        if self.species % self.pixel_sizes:
+            raise UsageError(
+                f"--pixel-sizes {self.pixel_sizes} does not divide --batch-species {self.species}.",
+                f"Use --batch-species {self.pixel_sizes * max(1, round(self.species / self.pixel_sizes))}.",
             )

@@ -4,24 +4,36 @@ import difflib
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from cryoclass.backbones import (
     autoencoding,
     inflated,
     r2plus1d34,
     rb3d,
+    res32,
     resnet3d,
     torchvision_video,
     vivit,
     vjepa2,
 )
+from cryoclass.backbones.packaged import packaged_weights
 from cryoclass.backbones.spec import Backbone, BackboneSpec
 from cryoclass.backbones.weights import fetch_weights, load_weights
 from cryoclass.errors import UsageError
 from cryoclass.progress import Track, silent
 
-FAMILIES = (resnet3d, torchvision_video, r2plus1d34, vivit, vjepa2, inflated, rb3d, autoencoding)
+FAMILIES = (res32, resnet3d, torchvision_video, r2plus1d34, vivit, vjepa2, inflated, rb3d, autoencoding)
 
 BACKBONES: dict[str, BackboneSpec] = {spec.name: spec for family in FAMILIES for spec in family.SPECS}
+
+
+def usual_backbone(device: torch.device) -> str:
+    """Return the backbone of users who do not choose.
+
+    On a CPU the paper's network takes hours for what the small one does in minutes, and it must be downloaded.
+    """
+    return "res32-species" if device.type == "cpu" else "r3d34-k400"
 
 
 def spec(name: str) -> BackboneSpec:
@@ -84,6 +96,8 @@ def load_backbone(
         raise UsageError(f"{name} has no weights from video.", f"Use one of {known}, or give --weights FILE.")
     if weights is not None:
         return load_weights(entry, weights, as_pretrained=as_pretrained)
-    if init == "random" or entry.weights is None:
+    if init == "random" or not entry.trained_on:
         return entry.build(1)
+    if entry.packaged:
+        return load_weights(entry, packaged_weights(entry))
     return load_weights(entry, fetch_weights(entry, track), as_pretrained=as_pretrained)

@@ -14,7 +14,7 @@ from types import ModuleType
 from torch import Tensor, nn
 
 from cryoclass.errors import UsageError
-from cryoclass.settings import Preparation, Size3
+from cryoclass.settings import Intensity, Preparation, Size3
 
 State = dict[str, Tensor]
 Triple = tuple[float, float, float]
@@ -193,8 +193,14 @@ class BackboneSpec:
         Prefixes of tensors, after ``convert``, that are not part of the backbone, such as a head.
     trained_on, weights
         Data set and file of the pretrained weights; None for a random start.
+    packaged
+        The pretrained weights come with cryoclass, see :mod:`cryoclass.backbones.packaged`.
+    made_for_boxes
+        The network has a size and grey values of its own, which no recipe changes.
+    intensity
+        What its weights were, or are to be, shown.
     scale
-        What the pretrained weights expect.
+        The grey values of ``as-pretrained``.
     licence
         Of the weights, or of the code for a random start; at most 20 characters, such as ``MIT``.
     licence_note
@@ -223,6 +229,9 @@ class BackboneSpec:
     discard: tuple[str, ...] = ()
     trained_on: str | None = None
     weights: Weights | None = None
+    packaged: bool = False
+    made_for_boxes: bool = False
+    intensity: Intensity = "as-pretrained"
     scale: Scale = Scale()
     licence: str = "BSD-3-Clause"
     licence_note: str = ""
@@ -249,7 +258,7 @@ class BackboneSpec:
 
     def preparation(self, size: Size3 | None = None) -> Preparation:
         """Return what suits the backbone as it is: its own input size where none is given, grey values as pretrained."""
-        return Preparation(input_size=size or self.input_size, intensity="as-pretrained")
+        return Preparation(input_size=size or self.input_size, intensity=self.intensity)
 
     def prepare(self, preparation: Preparation, depth: int | None = None) -> Preparation:
         """Return a preparation made for this network: its size checked, and ``limits`` filled in as pretrained.

@@ -21,6 +21,7 @@ from cryoclass.cli.extract import extract
 from cryoclass.cli.finetune import finetune
 from cryoclass.cli.options import with_verbosity
 from cryoclass.cli.predict import predict
+from cryoclass.cli.pretrain import pretrain
 from cryoclass.cli.simulate import simulate
 from cryoclass.errors import CryoclassError, UsageError
 
@@ -93,6 +94,7 @@ _add(extract, PREPARE)
 _add(simulate, PREPARE)
 _add(demo, PREPARE)
 _add(finetune, LEARN)
+_add(pretrain, LEARN)
 app.add_typer(backbones.app, rich_help_panel=LEARN)
 _add(predict, USE)
 _add(embed, USE)

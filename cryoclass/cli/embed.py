@@ -2,7 +2,9 @@
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from cryoclass.cli import console
 from cryoclass.cli.options import (
@@ -26,12 +28,15 @@ from cryoclass.errors import UsageError
 from cryoclass.settings import BareBackbone, Boxes, Cutting, Mapping2d
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from cryoclass.inference.engines import Engine
     from cryoclass.labels import Labelled
     from cryoclass.particles import Particles
     from cryoclass.subtomograms import Source
 
 SLOW_TSNE = 100_000  # particles
+UNTOLD = "res32-species"  # the network where no model is given: it needs no download and knows shapes
 
 
 @with_settings
@@ -47,30 +52,54 @@ def embed(
     rescale: Rescale = False,
     box: BoxToCut = None,
     overwrite: Overwrite = False,
+    query: Annotated[
+        Path | None,
+        typer.Option(
+            "--query",
+            metavar="STAR",
+            help="Rank all particles by likeness to the few in this STAR file.",
+            show_default=False,
+        ),
+    ] = None,
+    like: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--like",
+            metavar="ROW",
+            min=1,
+            help="Rank all particles by likeness to this one, counted from 1; may be given several times.",
+            show_default=False,
+        ),
+    ] = None,
     *,
     bare: BareBackbone,
     layout: Mapping2d,
     boxes: Boxes,
     cutting: Cutting,
 ) -> None:
-    """Show particles as a network sees them.
+    """Show particles as a network sees them; no label is needed.
 
     Writes the embedding (embeddings.npy, in the order of the STAR file), a map of it as a picture and as a page, and
-    your STAR file with map and cluster columns added.
+    your STAR file with map and cluster columns added. With --query or --like, also ranked.star: your rows, those most
+    like the examples first. Without a model, the network that comes with cryoclass looks.
 
-    Example: cryoclass embed particles.star --model Finetune/ --clusters 6
+    Example: cryoclass embed particles.star --clusters 6
+
+    Example: cryoclass embed particles.star --like 12 --like 40
     """
     claim(outdir, "particles.star", overwrite=overwrite)
-    if sum(choice is not None for choice in (model, onnx, bare.backbone)) != 1:
-        raise UsageError(
-            "give one of --model, --onnx and --backbone.",
-            "With no model yet: --backbone r3d34-k400 shows what the video network sees.",
-        )
+    if sum(choice is not None for choice in (model, onnx, bare.backbone)) > 1:
+        raise UsageError("give one of --model, --onnx and --backbone, or none.")
+    if query is not None and like:
+        raise UsageError("give one of --query and --like.")
+    if model is None and onnx is None and bare.backbone is None:
+        bare = bare.replace(backbone=UNTOLD)
     import numpy as np
 
     from cryoclass.cli.engines import open_engine
     from cryoclass.cli.pages import lay_out
     from cryoclass.cli.sources import open_model_source, open_source
+    from cryoclass.inference.likeness import embed_examples, likeness
     from cryoclass.inference.pipeline import Flow
     from cryoclass.inference.pipeline import embed as embed_all
     from cryoclass.particles import read_particles
@@ -79,19 +108,36 @@ def embed(
 
     table = read_particles(particles_path(particles))
     _check_layout(layout, len(table))
+    _check_rows(like or [], len(table))
     labelled = _known_labels(table, label_column)
     engine: Engine
     if bare.backbone is not None:
-        source = open_source(table, boxes, cutting, box)
+
+        def open_boxes(wanted: Particles) -> Source:
+            return open_source(wanted, boxes, cutting, box)
+
+        source = open_boxes(table)
         engine = _backbone_engine(bare.backbone, bare, source, device)
     else:
         engine = open_engine(model, onnx, device, "auto")
-        source = open_model_source(table, boxes, cutting, engine.card, rescale=rescale)
+        card = engine.card
+
+        def open_boxes(wanted: Particles) -> Source:
+            return open_model_source(wanted, boxes, cutting, card, rescale=rescale)
+
+        source = open_boxes(table)
     path = outdir / "embeddings.npy"
-    predictions = embed_all(engine, source, path, Flow(batch_size=batch_size, jobs=jobs, track=console.track))
+    flow = Flow(batch_size=batch_size, jobs=jobs, track=console.track)
+    examples = open_boxes(read_particles(query)) if query else None
+    predictions = embed_all(engine, source, path, flow)
     rows = predictions.readable
     embedding = np.load(path, mmap_mode="r")[rows]
     content, columns = lay_out(table, embedding, predictions, engine.card.classes, labelled, layout)
+    ranked = None
+    if examples is not None or like:
+        found = embed_examples(engine, examples, flow) if examples is not None else _chosen(path, like or [])
+        ranked = outdir / "ranked.star"
+        columns |= _rank(ranked, table, rows, likeness(embedding, found))
     embedding_png(outdir / "embedding.png", content)
     embedding_page(outdir / "embedding.html", content)
     write_optimisation_sets(table, boxes.tomograms, [outdir / "particles.star"])
@@ -102,6 +148,7 @@ def embed(
             ("particles", f"{len(rows)} of {len(table)}"),
             ("embedding", f"{path}, {embedding.shape[1]} numbers per particle"),
             ("table", outdir / "particles.star"),
+            *([("most alike first", ranked)] if ranked else []),
             ("look at", f"{outdir / 'embedding.html'}, {outdir / 'embedding.png'}"),
         ],
     )
@@ -112,6 +159,7 @@ def _backbone_engine(name: str, bare: BareBackbone, source: "Source", device: st
 
     from cryoclass.backbones.registry import load_backbone, spec
     from cryoclass.devices import choose_device
+    from cryoclass.inference.compatibility import outside_domain
     from cryoclass.inference.engines import BackboneEngine
 
     place = choose_device(device)
@@ -124,7 +172,39 @@ def _backbone_engine(name: str, bare: BareBackbone, source: "Source", device: st
     backbone = load_backbone(name, weights=bare.weights, as_pretrained=True, track=console.track)
     engine = BackboneEngine(name, backbone, preparation, source, place)
     console.note(f"backbone: {name}; {engine.description}; grey values {preparation.intensity}")
+    if bare.weights is None:
+        for words in outside_domain(source, entry):
+            console.warn(words)
     return engine
+
+
+def _check_rows(like: list[int], count: int) -> None:
+    for row in like:
+        if row > count:
+            raise UsageError(f"--like is {row}; the table has {count} particles, counted from 1.")
+
+
+def _chosen(path: Path, like: list[int]) -> "np.ndarray":
+    """Return the embeddings of the particles that the user pointed at."""
+    import numpy as np
+
+    found: np.ndarray = np.load(path, mmap_mode="r")[[row - 1 for row in like]]
+    for row, vector in zip(like, found, strict=True):
+        if not np.isfinite(vector).all():
+            raise UsageError(f"--like {row}: that particle cannot be read.", "Choose another.")
+    return found
+
+
+def _rank(path: Path, table: "Particles", rows: "np.ndarray", alike: "np.ndarray") -> dict[str, list[str]]:
+    """Write the readable rows, those most like the examples first; return the column for the whole table."""
+    import numpy as np
+
+    column = np.full(len(table), -1.0)
+    column[rows] = alike
+    cells = {"cryoclassLikeness": [f"{value:.4f}" for value in column]}
+    order = rows[np.argsort(-alike, kind="stable")]
+    table.with_columns(cells).select(order.tolist()).star.write(path)
+    return cells
 
 
 def _check_layout(layout: Mapping2d, count: int) -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from cryoclass.backbones.registry import build_backbone, spec
+from cryoclass.backbones.registry import build_backbone, spec, usual_backbone
 from cryoclass.classifier import ModelCard
 from cryoclass.devices import choose_device
 from cryoclass.doctor import disk, effort, machine, neighbours, pixels
@@ -55,7 +55,7 @@ class Request:
     box: int | None = None
     diameter: float | None = None
     label_column: str | None = None
-    backbone: str = "r3d34-k400"
+    backbone: str = "auto"
     device: str = "auto"
     cores: int = 1
     rescale: bool = False
@@ -94,6 +94,12 @@ class Examination:
     def findings(self) -> list[Finding]:
         """All findings, in order."""
         return self.sheet.findings
+
+    @property
+    def backbone(self) -> str:
+        """The backbone that was asked for, or the usual one of this machine."""
+        asked = self.request.backbone
+        return usual_backbone(self.device) if asked == "auto" else asked
 
     @property
     def card(self) -> ModelCard | None:
@@ -221,7 +227,7 @@ class Examination:
         self.sheet.run("torch", machine.check_torch())
         self.sheet.run("GPU", machine.check_gpu(self.request.device))
         self.sheet.run("onnxruntime", machine.check_onnxruntime())
-        self.sheet.run("weights", machine.check_weights(self.request.backbone))
+        self.sheet.run("weights", machine.check_weights(self.backbone))
 
     def _estimate(self) -> None:
         if self.step == "extract" and isinstance(self.source, TomogramSource):
@@ -263,7 +269,7 @@ class Examination:
         count = len(self.particles) if self.particles else 1
         if self.step == "finetune":
             labelled = sum(self._labels().values())
-            check = effort.check_training(cost, labelled, self.request.backbone, free)
+            check = effort.check_training(cost, labelled, self.backbone, free)
         else:
             check = effort.check_prediction(cost, count, self.step or "predict", free)
         self.sheet.run("next step", check)
@@ -271,7 +277,7 @@ class Examination:
     def _untrained(self) -> Engine:
         """Return the backbone with random weights, which is as fast as with the pretrained ones."""
         assert self.source is not None  # there is a next step  # noqa: S101
-        name = self.request.backbone
+        name = self.backbone
         preparation = spec(name).prepare(Preparation(input_size=spec(name).input_size))
         return BackboneEngine(name, build_backbone(name), preparation, self.source, self.device)
 

@@ -1,5 +1,7 @@
 """Whether particles fit a model: pixel size, box and contrast are compared before anything is computed."""
 
+from cryoclass.backbones.packaged import packaged_card
+from cryoclass.backbones.spec import BackboneSpec
 from cryoclass.classifier import ModelCard
 from cryoclass.errors import ModelError
 from cryoclass.subtomograms import RescaledSource, Source, mean_of
@@ -44,3 +46,25 @@ def check_contrast(source: Source, card: ModelCard) -> None:
             f"these particles are {found}, but the model learnt from {card.contrast} ones.",
             "Add --invert yes to flip them, or --invert no to go on as they are.",
         )
+
+
+def outside_domain(source: Source, spec: BackboneSpec) -> list[str]:
+    """Say what boxes have that the weights that come with cryoclass have not learnt from; empty where nothing is said.
+
+    Those weights know bright particles, and voxels of their own grid within a range of angstroms.
+    """
+    if not spec.packaged:
+        return []
+    said = []
+    least, most = packaged_card(spec)["invention"]["pixel_range"]
+    voxel = source.box * source.angpix / spec.input_size[1]
+    if not least * (1 - TOLERANCE) <= voxel <= most * (1 + TOLERANCE):
+        said.append(
+            f"{spec.name} sees these boxes in voxels of {voxel:.3g} A, and has learnt from {least:g} to {most:g} A: "
+            "expect less of it. Cut boxes about twice as wide as a particle."
+        )
+    if measure_contrast(mean_of(source)) == "dark":
+        said.append(
+            f"these particles look dark, and {spec.name} has learnt from bright ones. Add --invert yes to flip them."
+        )
+    return said

@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from cryoclass.errors import UsageError
 from cryoclass.settings import Simulation
-from cryoclass.simulate.rotations import Matrix, about
+from cryoclass.simulate.rotations import Matrix, about, operators
 
 Vector = tuple[float, float, float]
 
@@ -227,34 +227,6 @@ _ALL = (
 
 SPECIES: dict[str, Species] = {species.name: species for species in _ALL}
 """Every phantom, by name, in alphabetical order."""
-
-
-def operators(symmetry: str) -> Matrix:
-    """Return the rotations (n, 3, 3) of a point group: Cn and Dn about z (twofold along x), T and O along the axes.
-
-    Raises
-    ------
-    UsageError
-        The symmetry is not one of these.
-    """
-    kind, order = symmetry[:1], int(symmetry[1:]) if symmetry[1:].isdigit() else 0
-    if kind in ("C", "D") and order:
-        flip = [about((1, 0, 0), 180)] if kind == "D" else []
-        return _closure([about((0, 0, 1), 360 / order), *flip])
-    if symmetry in ("T", "O"):
-        return _closure([about((0, 0, 1), 180 if symmetry == "T" else 90), about((1, 1, 1), 120)])
-    raise UsageError(f"symmetry {symmetry!r} is not known; it must be Cn, Dn, T or O.")
-
-
-def _closure(generators: list[Matrix]) -> Matrix:
-    """Multiply with the generators until nothing new comes."""
-    group = [np.eye(3)]
-    for element in group:  # grows while it is walked through
-        for generator in generators:
-            product = generator @ element
-            if not any(np.allclose(product, known) for known in group):
-                group.append(product)
-    return np.array(group)
 
 
 def first_names(names: Iterable[str], count: int | None) -> list[str]:

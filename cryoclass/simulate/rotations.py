@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cryoclass.errors import UsageError
+
 Matrix = NDArray[np.float64]
 
 
@@ -51,3 +53,36 @@ def relion_angles(matrices: Matrix) -> NDArray[Any]:
         np.arctan2(matrices[:, 1, 2], -matrices[:, 0, 2]),
     )
     return np.asarray(np.degrees(np.stack([rot, tilt, psi], axis=1)))
+
+
+def operators(symmetry: str) -> Matrix:
+    """Return the rotations (n, 3, 3) of a point group, the identity first.
+
+    Cn and Dn lie about z (twofold along x); T, O and I have twofold axes along x, y and z.
+
+    Raises
+    ------
+    UsageError
+        The symmetry is not one of these.
+    """
+    kind, order = symmetry[:1], int(symmetry[1:]) if symmetry[1:].isdigit() else 0
+    if kind in ("C", "D") and order:
+        flip = [about((1, 0, 0), 180)] if kind == "D" else []
+        return _closure([about((0, 0, 1), 360 / order), *flip])
+    if symmetry in ("T", "O"):
+        return _closure([about((0, 0, 1), 180 if symmetry == "T" else 90), about((1, 1, 1), 120)])
+    if symmetry == "I":
+        golden = (1 + np.sqrt(5)) / 2
+        return _closure([about((0, 0, 1), 180), about((1, 1, 1), 120), about((0, 1, golden), 72)])
+    raise UsageError(f"symmetry {symmetry!r} is not known; it must be Cn, Dn, T, O or I.")
+
+
+def _closure(generators: list[Matrix]) -> Matrix:
+    """Multiply with the generators until nothing new comes."""
+    group = [np.eye(3)]
+    for element in group:  # grows while it is walked through
+        for generator in generators:
+            product = generator @ element
+            if not any(np.allclose(product, known) for known in group):
+                group.append(product)
+    return np.array(group)

@@ -16,6 +16,9 @@ from cryoclass.settings import Augmentation, Preparation
 
 TRIES = 10  # draws of a crop until one fits into the box, as torchvision's RandomResizedCrop
 
+# Which of x, y and z a half turn reverses: none, or the two axes that it is not about.
+HALF_TURNS = torch.tensor([[0, 0, 0], [0, 1, 1], [1, 0, 1], [1, 1, 0]], dtype=torch.bool)
+
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentationDraw:
@@ -44,6 +47,8 @@ def draw(n: int, settings: Augmentation, generator: torch.Generator) -> Augmenta
     matrix = crop @ turn  # output -> (affine) -> cropped box -> (crop) -> whole box
     centre = crop_centre - (matrix @ shift[..., None])[..., 0]
     mirror = _chance(n, 0.5 if settings.flip else 0.0, generator, 3)
+    if settings.half_turns:
+        mirror = mirror ^ HALF_TURNS[torch.randint(len(HALF_TURNS), (n,), generator=generator)]
     matrix = matrix * torch.where(mirror[:, None, :2], -1.0, 1.0)  # mirror the output's x and y
     return AugmentationDraw(plane=torch.cat([matrix, centre[..., None]], dim=2), mirror_z=mirror[:, 2])
 

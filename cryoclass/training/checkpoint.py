@@ -10,11 +10,10 @@ from cryoclass.errors import ModelError, UsageError
 from cryoclass.files import replacing
 
 NAME = "checkpoint.pt"
-KEYS = {"classifier", "optimizer", "records", "best"}
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any], settings: dict[str, str]) -> None:
-    """Write ``state`` (``KEYS``: tensors and plain values) and the settings it belongs to.
+    """Write ``state`` (tensors and plain values by name) and the settings it belongs to.
 
     Raises
     ------
@@ -28,8 +27,17 @@ def save_checkpoint(folder: Path, state: dict[str, Any], settings: dict[str, str
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
-def load_checkpoint(folder: Path, settings: dict[str, str]) -> dict[str, Any] | None:
+def load_checkpoint(folder: Path, keys: set[str], settings: dict[str, str]) -> dict[str, Any] | None:
     """Return the state in ``folder``, on the CPU; None where there is no checkpoint yet.
+
+    Parameters
+    ----------
+    folder
+        Where :func:`save_checkpoint` wrote.
+    keys
+        Names in the state.
+    settings
+        What the run that goes on is made with.
 
     Raises
     ------
@@ -43,7 +51,7 @@ def load_checkpoint(folder: Path, settings: dict[str, str]) -> dict[str, Any] | 
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        complete = set(state) == {*KEYS, "settings"}
+        complete = set(state) == {*keys, "settings"}
     except (*DAMAGE, OSError):
         complete = False
     if not complete:

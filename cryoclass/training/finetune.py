@@ -4,7 +4,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from cryoclass.backbones.registry import spec
+import torch
+
+from cryoclass.backbones.registry import spec, usual_backbone
 from cryoclass.backbones.resnet3d import detach_shortcuts
 from cryoclass.classifier import Classifier, ModelCard, current_versions, start_classifier
 from cryoclass.errors import UsageError
@@ -54,9 +56,19 @@ class FineTuned:
         return "test" if "test" in self.metrics else "val"
 
 
+def choose_start(start: Start, device: "torch.device") -> Start:
+    """Return a start with a backbone that suits the device where the user has not named one."""
+    if start.backbone != "auto":
+        return start
+    return start.replace(backbone=usual_backbone(device))
+
+
 def choose_recipe(start: Start, training: Training) -> Recipe:
     """Return the named recipe for this kind of start, with the user's own numbers in it."""
-    recipe = named_recipe(training.recipe, "video" if _is_pretrained(start) else "random")
+    name = training.recipe
+    if name == "auto":
+        name = "few" if spec(start.backbone).packaged and _is_pretrained(start) else "paper"
+    recipe = named_recipe(name, "pretrained" if _is_pretrained(start) else "random")
     own = {name: getattr(training, name) for name in ("epochs", "batch_size", "lr")}
     usual: dict[str, Any] = HEAD_ALONE if training.freeze else {}
     recipe = recipe.replace(**usual | {name: value for name, value in own.items() if value is not None})
@@ -88,8 +100,6 @@ def finetune(
     CryoclassError
         As :func:`cryoclass.classifier.start_classifier` and :func:`cryoclass.training.loop.fit`.
     """
-    import torch
-
     prepared = spec(start.backbone).prepare(
         recipe.preparation, source.box
     )  # the depth of the boxes is known now
@@ -135,11 +145,12 @@ def finetune(
 def _preparation(start: Start, recipe: Preparation) -> Preparation:
     """Return the recipe's preparation with the user's wishes, made for the backbone that was chosen."""
     entry = spec(start.backbone)
-    size = start.input_size or (entry.input_size if entry.refuse(recipe.input_size) else recipe.input_size)
+    its_own = entry.made_for_boxes or bool(entry.refuse(recipe.input_size))
+    size = start.input_size or (entry.input_size if its_own else recipe.input_size)
     return entry.prepare(
         recipe.replace(
             input_size=size,
-            intensity=start.intensity or recipe.intensity,
+            intensity=start.intensity or (entry.intensity if entry.made_for_boxes else recipe.intensity),
             depth=start.depth,
             beam_axis=start.beam_axis,
         )

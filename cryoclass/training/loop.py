@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,10 +25,11 @@ from cryoclass.subtomograms import Source
 from cryoclass.training.augmentation import draw, resample
 from cryoclass.training.boxes import Boxes, read_boxes
 from cryoclass.training.checkpoint import load_checkpoint, save_checkpoint
-from cryoclass.training.frozen import Embedded, standardise
+from cryoclass.training.frozen import Embedded, fit_head, standardise
 from cryoclass.training.recipes import learning_rate
 
 Weights = dict[str, Tensor]
+KEYS = {"classifier", "optimizer", "records", "best"}  # of a checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +56,9 @@ class Examples:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochRecord:
-    """One line of the history; ``epoch`` counts from 1, ``best`` says whether it is the best one so far.
+    """One line of the history; ``best`` says whether it is the best one so far.
+
+    ``epoch`` counts from 1; 0 is the head fitted alone, in recipes that do so first.
 
     ``val_auc`` is the macro one-against-rest area; None where validation holds one class only.
     """
@@ -117,7 +121,7 @@ class History:
     epochs
         One record per epoch.
     best_epoch
-        The epoch, from 1, whose weights the classifier has now.
+        The epoch whose weights the classifier has now.
     skipped
         Why a row could not be read, for each such row.
     rows, probabilities
@@ -133,12 +137,14 @@ class History:
 
 @dataclass(frozen=True, kw_only=True)
 class _Bench:
-    """What every step of the work needs; ``targets`` (n,) belong to the particles of ``boxes``."""
+    """What every step of the work needs; ``targets`` (n,) belong to the particles of ``boxes``, ``labels`` to all rows."""
 
     classifier: Classifier
     preparer: Preparer
     boxes: Boxes | Embedded
     targets: Tensor
+    labels: NDArray[np.integer]
+    classes: tuple[str, ...]
     recipe: Recipe
     run: Run
 
@@ -189,6 +195,8 @@ def fit(classifier: Classifier, examples: Examples, recipe: Recipe, run: Run) ->
         preparer=Preparer(recipe.preparation).to(run.device),
         boxes=boxes,
         targets=torch.from_numpy(examples.labels[boxes.rows].astype(np.int64)).to(run.device),
+        labels=examples.labels,
+        classes=examples.classes,
         recipe=recipe,
         run=run,
     )
@@ -196,35 +204,51 @@ def fit(classifier: Classifier, examples: Examples, recipe: Recipe, run: Run) ->
         bench = replace(bench, boxes=standardise(_embed(bench), train, boxes.rows, boxes.skipped))
     settings = _settings(classifier, examples, boxes, recipe, run)
     progress = _resumed(classifier, optimizer, settings, run)
-    for epoch in range(len(progress.records), recipe.epochs):
-        started = time.perf_counter()
-        loss, rate = _train(bench, optimizer, train, epoch)
-        probabilities = _predict(bench, val)
-        _check_finite(loss, probabilities, epoch, rate)
-        metrics = evaluate(probabilities, examples.labels[boxes.rows[val]], examples.classes)
-        record = EpochRecord(
-            epoch=epoch + 1,
-            lr=rate,
-            train_loss=loss,
-            val_loss=metrics.log_loss,
-            val_accuracy=metrics.accuracy,
-            val_auc=metrics.auc,
-            seconds=time.perf_counter() - started,
-            best=False,
-        )
-        record = replace(record, best=_rank(record) >= progress.best_rank)  # the later one of equals
-        progress.records.append(record)
-        if record.best:
-            weights = _trained(classifier, run).state_dict()
-            progress.best = {name: value.detach().cpu().clone() for name, value in weights.items()}
+    if recipe.head_first and not run.freeze and not progress.records:
+        _keep(bench, progress, val, _start_head(bench, train))
+    last = progress.records[-1].epoch if progress.records else 0
+    for epoch in range(last, recipe.epochs):
+        _keep(bench, progress, val, _train(bench, optimizer, train, epoch))
         _save(classifier, optimizer, progress, settings, run)
-        run.on_epoch(record)
+        run.on_epoch(progress.records[-1])
 
     _trained(classifier, run).load_state_dict(progress.best)
     history = _history(bench, progress, np.flatnonzero(parts != "train"))
     if isinstance(bench.boxes, Embedded):
         bench.boxes.unfold(classifier.head)
     return history
+
+
+class _Epoch(NamedTuple):
+    """What an epoch did, before it is scored: its number, mean loss, last learning rate, and when it began."""
+
+    epoch: int
+    loss: float
+    rate: float
+    started: float
+
+
+def _keep(bench: _Bench, progress: _Progress, val: NDArray[np.int64], done: _Epoch) -> None:
+    """Score an epoch on the validation particles, write it down, and keep its weights where they are the best so far."""
+    probabilities = _predict(bench, val)
+    _check_finite(done.loss, probabilities, done.epoch, done.rate)
+    rows = bench.boxes.rows[val]
+    metrics = evaluate(probabilities, bench.labels[rows], bench.classes)
+    record = EpochRecord(
+        epoch=done.epoch,
+        lr=done.rate,
+        train_loss=done.loss,
+        val_loss=metrics.log_loss,
+        val_accuracy=metrics.accuracy,
+        val_auc=metrics.auc,
+        seconds=time.perf_counter() - done.started,
+        best=False,
+    )
+    record = replace(record, best=_rank(record) >= progress.best_rank)  # the later one of equals
+    progress.records.append(record)
+    if record.best:
+        weights = _trained(bench.classifier, bench.run).state_dict()
+        progress.best = {name: value.detach().cpu().clone() for name, value in weights.items()}
 
 
 def _trained(classifier: Classifier, run: Run) -> nn.Module:
@@ -239,20 +263,30 @@ def _optimizer(classifier: Classifier, recipe: Recipe, freeze: bool) -> torch.op
     return torch.optim.AdamW(trainable, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
 
 
-def _train(
-    bench: _Bench, optimizer: torch.optim.Optimizer, train: NDArray[np.int64], epoch: int
-) -> tuple[float, float]:
-    """Show every training particle once; return the mean loss and the last learning rate."""
+def _start_head(bench: _Bench, train: NDArray[np.int64]) -> _Epoch:
+    """Fit the head to the embeddings of the backbone as it is; epoch 0, and the best one where no later one is better."""
+    started = time.perf_counter()
+    boxes = bench.boxes
+    embedded = standardise(_embed(bench), train, boxes.rows, boxes.skipped)
+    loss = fit_head(bench.classifier.head, embedded, train, bench.targets.cpu())
+    return _Epoch(0, loss, 0.0, started)
+
+
+def _train(bench: _Bench, optimizer: torch.optim.Optimizer, train: NDArray[np.int64], epoch: int) -> _Epoch:
+    """Show every training particle once."""
+    started = time.perf_counter()
     classifier, boxes, recipe, run = bench.classifier, bench.boxes, bench.recipe, bench.run
     generator = _seed(run.seed, epoch)
     total, rate = torch.zeros((), device=run.device), recipe.lr
     classifier.train()
+    if recipe.freeze_norm:
+        _hold_statistics(classifier)
     batches = _batches(train, recipe.batch_size, generator)
     stream = run.track(boxes.stream(batches), f"Epoch {epoch + 1}/{recipe.epochs}", len(train), _size)
     for step, (places, raw) in enumerate(stream):
         rate = learning_rate(recipe, epoch + step / len(batches))
         optimizer.param_groups[0]["lr"] = rate
-        with _memory_explained():
+        with memory_explained():
             x = raw.to(run.device, non_blocking=True)
             if not run.freeze:
                 drawn = draw(len(places), recipe.augmentation, generator)
@@ -264,7 +298,7 @@ def _train(
             loss.backward()
             optimizer.step()
         total += loss.detach() * len(places)
-    return float(total) / len(train), rate
+    return _Epoch(epoch + 1, float(total) / len(train), rate, started)
 
 
 @torch.no_grad()
@@ -274,7 +308,7 @@ def _predict(bench: _Bench, places: NDArray[np.int64]) -> NDArray[np.float32]:
     batches = torch.from_numpy(places).split(bench.recipe.batch_size)
     chunks = []
     for _, raw in bench.boxes.stream(batches):
-        with _memory_explained():
+        with memory_explained():
             x = raw.to(bench.run.device, non_blocking=True)
             logits = _logits(bench, x if bench.run.freeze else bench.preparer(x))
         chunks.append(logits.float().softmax(1).cpu())
@@ -283,7 +317,7 @@ def _predict(bench: _Bench, places: NDArray[np.int64]) -> NDArray[np.float32]:
 
 def _logits(bench: _Bench, x: Tensor) -> Tensor:
     """Return the logits (b, K) of prepared boxes, or of embeddings where the backbone is frozen."""
-    with _precision(bench.run.device):
+    with precision(bench.run.device):
         logits: Tensor = bench.classifier.head(x) if bench.run.freeze else bench.classifier(x).logits
     return logits
 
@@ -296,7 +330,7 @@ def _embed(bench: _Bench) -> Tensor:
     batches = torch.arange(len(bench.boxes.rows)).split(bench.recipe.batch_size)
     stream = run.track(bench.boxes.stream(batches), "Embedding", len(bench.boxes.rows), _size)
     for _, raw in stream:
-        with _memory_explained(), _precision(run.device):
+        with memory_explained(), precision(run.device):
             x = bench.preparer(raw.to(run.device, non_blocking=True))
             chunks.append(bench.classifier.backbone(x).float().cpu())
     return torch.cat(chunks)
@@ -329,11 +363,18 @@ def _batches(places: NDArray[np.int64], size: int, generator: torch.Generator) -
     return batches
 
 
+def _hold_statistics(classifier: Classifier) -> None:
+    """Let batch normalisation go by what it learnt before: a few particles say too little of their own mean and spread."""
+    for part in classifier.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.eval()
+
+
 def _size(batch: tuple[Tensor, Tensor]) -> int:
     return len(batch[0])
 
 
-def _precision(device: torch.device) -> torch.autocast:
+def precision(device: torch.device) -> torch.autocast:
     """Compute in bfloat16 on GPUs that can; on a CPU its weight gradients of small maps are garbage."""
     able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=able)
@@ -345,7 +386,8 @@ def _rank(record: EpochRecord) -> tuple[float, float]:
 
 
 @contextmanager
-def _memory_explained() -> Iterator[None]:
+def memory_explained() -> Iterator[None]:
+    """Turn a GPU's lack of memory into an error that says the way out."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -358,7 +400,7 @@ def _memory_explained() -> Iterator[None]:
 def _check_finite(loss: float, probabilities: NDArray[np.float32], epoch: int, rate: float) -> None:
     if not (np.isfinite(loss) and np.isfinite(probabilities).all()):
         raise CryoclassError(
-            f"Training failed in epoch {epoch + 1}: the loss or a probability is no longer a number "
+            f"Training failed in epoch {epoch}: the loss or a probability is no longer a number "
             f"(the learning rate was {rate:g}).",
             "Use a lower --lr.",
         )
@@ -422,7 +464,7 @@ def _resumed(
     classifier: Classifier, optimizer: torch.optim.Optimizer, settings: dict[str, str], run: Run
 ) -> _Progress:
     """Bring classifier and optimizer to where the checkpoint left off; a new start where there is none."""
-    state = load_checkpoint(run.folder, settings) if run.resume and run.folder is not None else None
+    state = load_checkpoint(run.folder, KEYS, settings) if run.resume and run.folder is not None else None
     if state is None:
         return _Progress()
     _trained(classifier, run).load_state_dict(state["classifier"])

@@ -12,7 +12,7 @@ WARM_UP = 0.3  # share of a one-cycle schedule in which the rate rises
 PAPER = {
     # Jain, Li and Xu 2024 (btae368), section 3, and the authors' scripts where the article is silent: Adam, no weight
     # decay, batches of 32, the rate divided by 10 at a half and at three quarters.
-    "video": Recipe(name="paper", epochs=30, lr=1e-4),
+    "pretrained": Recipe(name="paper", epochs=30, lr=1e-4),
     "random": Recipe(name="paper", epochs=100, lr=1e-3),
 }
 
@@ -28,11 +28,37 @@ QUICK = Recipe(
     preparation=Preparation(input_size=(24, 32, 32), intensity="standard"),
 )
 
-RECIPES = {"paper": PAPER, "quick": {"video": QUICK, "random": QUICK}}
+# For a network that knows shapes already (res32-species), and a handful of labels: the head is fitted to what the network
+# says, then everything moves a little.
+FEW = Recipe(
+    name="few",
+    epochs=20,
+    lr=1e-4,
+    batch_size=16,
+    schedule="one-cycle",
+    head_first=True,
+    freeze_norm=True,
+    augmentation=Augmentation(
+        probability=1.0,
+        rotation=0.0,
+        crop_area=(1.0, 1.0),
+        crop_ratio=(1.0, 1.0),
+        zoom=0.0,
+        shift=0.06,
+        half_turns=True,
+    ),
+    preparation=Preparation(input_size=(32, 32, 32), intensity="standard"),
+)
+
+RECIPES = {
+    "paper": PAPER,
+    "quick": {"pretrained": QUICK, "random": QUICK},
+    "few": {"pretrained": FEW, "random": FEW},
+}
 
 
-def recipe(name: str, init: Literal["video", "random"]) -> Recipe:
-    """Return the recipe ``name`` for a network that starts from video weights or from random ones.
+def recipe(name: str, start: Literal["pretrained", "random"]) -> Recipe:
+    """Return the recipe ``name`` for a network that starts from pretrained weights or from random ones.
 
     Raises
     ------
@@ -44,7 +70,7 @@ def recipe(name: str, init: Literal["video", "random"]) -> Recipe:
         raise UsageError(
             f"There is no recipe {name!r}; the recipes are {', '.join(RECIPES)}.", f"Use --recipe {nearest}."
         )
-    return RECIPES[name][init]
+    return RECIPES[name][start]
 
 
 def learning_rate(recipe: Recipe, epochs_done: float) -> float:

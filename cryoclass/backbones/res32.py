@@ -1,0 +1,100 @@
+"""Res32, a small residual network for boxes of 32 voxels, and the weights of it that come with cryoclass.
+
+A hundredth of the work of a 3D ResNet-34 at 32x128x128, so a laptop CPU is enough. Its pretrained weights come from
+invented species (``cryoclass pretrain``); they lie in the package, with a card that says how they were made.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cryoclass.backbones.spec import Backbone, BackboneSpec, at_least
+
+CHANNELS = (16, 32, 64, 128)
+STRIDES = (1, 2, 2, 1)
+
+# Half turns about x, y and z, as the axes of (N, 1, z, y, x) that they reverse.
+HALF_TURNS = ((2, 3), (2, 4), (3, 4))
+
+
+class Block(nn.Module):
+    """Two 3x3x3 convolutions beside a shortcut, which is a 1x1x1 convolution where the shape changes."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv3d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm3d(outputs)
+        self.conv2 = nn.Conv3d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm3d(outputs)
+        changes = stride > 1 or inputs != outputs
+        self.shortcut = nn.Conv3d(inputs, outputs, 1, stride=stride, bias=False) if changes else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Turn ``(N, inputs, D, H, W)`` into ``(N, outputs, D/stride, H/stride, W/stride)``."""
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x), inplace=True)
+
+
+class Res32(Backbone):
+    """A 5x5x5 convolution with stride 2, four residual blocks, and the mean of the last map.
+
+    In evaluation a box is seen in four positions, as it is and after the half turns about x, y and z, and the four
+    vectors are averaged. A half turn about these axes leaves the missing wedge of a tilt series about y (or x) where it
+    is, so all four are boxes that the microscope might have given. In training each box is seen once.
+    """
+
+    width = CHANNELS[-1]
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv3d(channels, CHANNELS[0], 5, stride=2, padding=2, bias=False)
+        self.bn1 = nn.BatchNorm3d(CHANNELS[0])
+        inputs = (CHANNELS[0], *CHANNELS)
+        self.blocks = nn.Sequential(*map(Block, inputs, CHANNELS, STRIDES))
+        self.apply(_initialise)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Turn ``(N, channels, D, H, W)`` into the last map, ``(N, width, D/8, H/8, W/8)``, rounded up."""
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        deepest: Tensor = self.blocks(x)
+        return deepest
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Turn ``(N, channels, D, H, W)`` into ``(N, width)``."""
+        if self.training:
+            return self.features(x).mean((2, 3, 4))
+        positions = torch.cat([x, *(x.flip(axes) for axes in HALF_TURNS)])
+        vectors: Tensor = self.features(positions).mean((2, 3, 4)).unflatten(0, (4, -1)).mean(0)
+        return vectors
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv3d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+# ---------------------------------------------------------------------------------------------- registry
+
+
+def _spec(name: str, summary: str, trained_on: str | None) -> BackboneSpec:
+    return BackboneSpec(
+        name=name,
+        summary=summary,
+        build=Res32,
+        width=Res32.width,
+        parameters=897_584,
+        gflop=1.12,
+        stem=None,
+        trained_on=trained_on,
+        packaged=trained_on is not None,
+        made_for_boxes=True,
+        intensity="standard",
+        input_size=(32, 32, 32),
+        refuse=at_least(8, 8, 8),
+    )
+
+
+SPECS = (
+    _spec("res32-species", "Res32 with the weights that come with cryoclass", "invented species"),
+    _spec("res32", "Res32, random start", None),
+)

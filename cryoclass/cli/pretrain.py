@@ -1,0 +1,159 @@
+"""``cryoclass pretrain``: a network that has learnt shape, before it sees a label."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cryoclass.cli import console
+from cryoclass.cli.options import BoxToCut, Device, Outdir, Overwrite, claim, with_settings
+from cryoclass.errors import UsageError
+from cryoclass.settings import BareBackbone, Boxes, Cutting, Invention, Pretraining
+
+if TYPE_CHECKING:
+    from cryoclass.pretraining.loop import Period
+    from cryoclass.training.boxes import Boxes as Voxels
+
+DEFAULT = "res32"
+
+
+@with_settings
+def pretrain(
+    particles: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="PARTICLES",
+            help="STAR file of your own unlabelled particles, as further pairs; invented species alone where left out.",
+            show_default=False,
+        ),
+    ] = None,
+    outdir: Outdir = Path("Pretrain"),
+    device: Device = "auto",
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--num-workers",
+            "-j",
+            "--j",
+            metavar="N",
+            min=1,
+            help="Threads that compute on a CPU; as many as it has cores where left out.",
+            show_default=False,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an interrupted run in --outdir stopped.")
+    ] = False,
+    overwrite: Overwrite = False,
+    box: BoxToCut = None,
+    *,
+    pretraining: Pretraining,
+    invention: Invention,
+    bare: BareBackbone,
+    boxes: Boxes,
+    cutting: Cutting,
+) -> None:
+    """Teach a network shape, without any label.
+
+    Invents new species at every step and shows each in noisy boxes with a missing wedge; the network learns to say what
+    a species is like, and which boxes show the same one, whatever its orientation. Writes backbone.safetensors and a
+    card, for finetune --weights and embed --weights.
+
+    Example: cryoclass pretrain -o Pretrain --steps 20000
+    """
+    claim(outdir, "backbone.json", overwrite=overwrite or resume)
+    if not (resume or overwrite) and (outdir / "checkpoint.pt").exists():
+        raise UsageError(
+            f"{outdir} holds an interrupted run.", "Go on with --resume, or start again with --overwrite."
+        )
+    if particles is not None and not pretraining.contrast:
+        raise UsageError(
+            "nobody knows what your own particles are like; they can only be compared.",
+            "Add --views 2 --contrast 0.1.",
+        )
+    import torch
+
+    from cryoclass.backbones.registry import load_backbone, spec
+    from cryoclass.devices import choose_device
+    from cryoclass.pretraining.card import CARD, HISTORY, WEIGHTS, make_card, write_backbone, write_history
+    from cryoclass.pretraining.loop import PretrainingRun
+    from cryoclass.pretraining.loop import pretrain as train
+
+    if jobs is not None:
+        torch.set_num_threads(jobs)
+    name = bare.backbone or DEFAULT
+    entry = spec(name)
+    wish = entry.preparation(bare.input_size).replace(depth=bare.depth, beam_axis=bare.beam_axis)
+    preparation = entry.prepare(wish, invention.box)
+    place = choose_device(device)
+    own = _read_own(particles, boxes, cutting, box)
+    torch.manual_seed(pretraining.seed)
+    backbone = load_backbone(name, weights=bare.weights, as_pretrained=True, track=console.track)
+    start = str(bare.weights) if bare.weights else entry.trained_on or "random"
+    console.note(f"{name}, start: {start}, on {place}, {torch.get_num_threads()} threads")
+    run = PretrainingRun(
+        device=place,
+        folder=outdir,
+        resume=resume,
+        own=own,
+        facts={"backbone": name, "start": start, "particles": str(particles)},
+        track=console.track,
+        on_period=_say_period,
+    )
+    records = train(backbone, preparation, pretraining, invention, run)
+    facts = {
+        "command": ["cryoclass", *sys.argv[1:]],
+        "start": start,
+        "device": str(place),
+        "own_particles": len(own.rows) if own else 0,
+    }
+    write_history(outdir / HISTORY, records)
+    write_backbone(outdir, backbone, make_card(name, preparation, pretraining, invention, records, facts))
+    last = records[-1]
+    console.rows(
+        "pre-trained",
+        [
+            (
+                "boxes seen",
+                f"{last.boxes}, {sum(r.seconds for r in records) / last.boxes * 1000:.2f} ms each",
+            ),
+            (
+                "drawing them",
+                f"{sum(r.drawing * r.seconds for r in records) / sum(r.seconds for r in records):.0%} of the time",
+            ),
+            ("retrieval", f"{last.retrieval:.3f} of held-out boxes lie nearest to one of their own species"),
+            ("weights", outdir / WEIGHTS),
+            ("card", outdir / CARD),
+        ],
+    )
+    console.next_command(
+        f"cryoclass finetune particles.star --backbone {name} --weights {outdir / WEIGHTS}",
+        f"cryoclass embed particles.star --backbone {name} --weights {outdir / WEIGHTS}",
+    )
+
+
+def _read_own(particles: Path | None, boxes: Boxes, cutting: Cutting, box: int | None) -> "Voxels | None":
+    """Read the user's own particles, as many as fit into memory."""
+    if particles is None:
+        return None
+    import numpy as np
+
+    from cryoclass.cli.sources import open_source
+    from cryoclass.particles import read_particles
+    from cryoclass.training.boxes import read_boxes
+
+    table = read_particles(particles)
+    source = open_source(table, boxes, cutting, box)
+    read = read_boxes(source, np.arange(len(table)), None, console.track)
+    if not len(read.rows):
+        raise UsageError(f"none of the {len(table)} particles of {particles} can be read.")
+    console.note(f"{len(read.rows)} of {len(table)} particles of {particles} take part")
+    return read
+
+
+def _say_period(period: "Period") -> None:
+    console.note(
+        f"step {period.step:6d}  describe {period.describe:.3f}  contrast {period.contrast:.3f}  "
+        f"retrieval {period.retrieval:.3f}  {period.seconds:.0f} s"
+    )

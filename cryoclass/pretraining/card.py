@@ -1,0 +1,93 @@
+"""What a pre-training leaves on the disk: the backbone, its card, and the history."""
+
+import csv
+import hashlib
+import io
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from cryoclass.backbones.spec import Backbone
+from cryoclass.classifier import current_versions
+from cryoclass.files import replacing, write_text
+from cryoclass.pretraining import retrieval
+from cryoclass.pretraining.loop import Period
+from cryoclass.settings import Invention, Preparation, Pretraining
+
+WEIGHTS, CARD, HISTORY = "backbone.safetensors", "backbone.json", "history.csv"
+
+
+def write_backbone(folder: Path, backbone: Backbone, card: dict[str, Any]) -> None:
+    """Write the weights and, last, the card, which says that all is there.
+
+    Raises
+    ------
+    OutputError
+        The folder cannot be written.
+    """
+    state = {name: value.detach().cpu().contiguous() for name, value in backbone.state_dict().items()}
+    weights = safetensors.torch.save(state)
+    card = {**card, "weights_sha256": hashlib.sha256(weights).hexdigest(), "bytes": len(weights)}
+    with replacing(folder / CARD) as new_card, replacing(folder / WEIGHTS) as new_weights:
+        new_weights.write_bytes(weights)
+        new_card.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+
+
+def make_card(
+    name: str,
+    preparation: Preparation,
+    settings: Pretraining,
+    invention: Invention,
+    records: Sequence[Period],
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    """Return how the weights of a backbone were made, and what they can do.
+
+    Parameters
+    ----------
+    name
+        A key of the registry.
+    preparation
+        What turned boxes into network input.
+    settings, invention
+        How it was taught, and on what.
+    records
+        The history.
+    facts
+        What else should be known: command, start, device, the user's own particles.
+    """
+    last = records[-1]
+    return {
+        "backbone": name,
+        "command": shlex.join(facts.pop("command")),
+        "boxes": last.boxes,
+        "seconds": round(sum(record.seconds for record in records)),
+        "threads": torch.get_num_threads(),
+        "scores": {
+            "retrieval": round(last.retrieval, 4),
+            "what": (
+                f"share of {retrieval.SPECIES * retrieval.VIEWS} boxes of {retrieval.SPECIES} invented species never "
+                f"trained on, at a variance SNR of {retrieval.SNR}, whose nearest box shows the same species"
+            ),
+        },
+        "preparation": preparation.to_dict(),
+        "pretraining": settings.to_dict(),
+        "invention": invention.to_dict(),
+        **facts,
+        "versions": current_versions(),
+    }
+
+
+def write_history(path: Path, records: Sequence[Period]) -> None:
+    """Write one line per period as CSV."""
+    out = io.StringIO()
+    table = csv.DictWriter(out, fieldnames=list(asdict(records[0])), lineterminator="\n")
+    table.writeheader()
+    table.writerows(asdict(record) for record in records)
+    write_text(path, out.getvalue())

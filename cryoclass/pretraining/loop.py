@@ -1,0 +1,297 @@
+"""Pre-training, read from top to bottom: :func:`pretrain` over periods, :func:`_learn` over steps."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryoclass.backbones.spec import Backbone
+from cryoclass.errors import CryoclassError
+from cryoclass.preparation import Preparer
+from cryoclass.pretraining.batches import draw_batch, snr_at
+from cryoclass.pretraining.objective import Tasks
+from cryoclass.pretraining.own import altered
+from cryoclass.pretraining.retrieval import held_out, retrieval
+from cryoclass.progress import Track, silent
+from cryoclass.settings import Invention, Preparation, Pretraining
+from cryoclass.training.boxes import Boxes
+from cryoclass.training.checkpoint import load_checkpoint, save_checkpoint
+from cryoclass.training.loop import memory_explained, precision
+
+WARM_UP = 0.03  # share of the steps in which the learning rate rises
+PERIODS = 40  # the history's lines, and checkpoints
+LONGEST = 1000  # steps of a period
+REFERENCE = 2000  # species whose spread is the unit of descriptions
+KEYS = {"backbone", "tasks", "optimizer", "records"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Period:
+    """One line of the history: what happened up to ``step``.
+
+    ``describe`` and ``contrast`` are mean losses, ``retrieval`` is the score of
+    :func:`cryoclass.pretraining.retrieval.retrieval`, ``drawing`` the share of the time that went into drawing boxes.
+    """
+
+    step: int
+    boxes: int
+    lr: float
+    snr_low: float
+    snr_high: float
+    describe: float
+    contrast: float
+    retrieval: float
+    seconds: float
+    drawing: float
+
+
+def _nobody(_period: Period) -> None:
+    return
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainingRun:
+    """Where and with what to pre-train.
+
+    Parameters
+    ----------
+    device
+        The CPU, or a CUDA device.
+    folder
+        Where ``checkpoint.pt`` is kept; nowhere where None.
+    resume
+        Go on from the checkpoint in ``folder``, if there is one.
+    own
+        The user's unlabelled particles; a quarter of the species of each step are theirs then.
+    facts
+        What else must be the same for the run to be resumed.
+    track, on_period
+        Hear about the progress within and after each period.
+    """
+
+    device: torch.device
+    folder: Path | None = None
+    resume: bool = False
+    own: Boxes | None = None
+    facts: Mapping[str, object] = field(default_factory=dict)
+    track: Track = silent
+    on_period: Callable[[Period], None] = _nobody
+
+
+OWN_SHARE = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Bench:
+    """What every step needs."""
+
+    backbone: Backbone
+    tasks: Tasks
+    optimizer: torch.optim.Optimizer
+    preparer: Preparer
+    settings: Pretraining
+    invention: Invention
+    run: PretrainingRun
+
+
+def pretrain(
+    backbone: Backbone,
+    preparation: Preparation,
+    settings: Pretraining,
+    invention: Invention,
+    run: PretrainingRun,
+) -> list[Period]:
+    """Teach a backbone, in place, which boxes show the same species; return the history.
+
+    Every step is seeded on its own, by ``settings.seed`` and its number, so a resumed run gives what an unbroken one
+    gives, to the bit on a CPU with the same number of threads.
+
+    Raises
+    ------
+    CryoclassError
+        The loss is no longer a number, or the GPU has too little memory.
+    ModelError, UsageError
+        The checkpoint to resume from is damaged, or belongs to another run.
+    """
+    torch.manual_seed(settings.seed)  # the tasks' heads are drawn from torch's own generator
+    tasks = Tasks(backbone.width, *_spread(settings, invention)).to(run.device)
+    backbone.to(run.device).to(memory_format=torch.channels_last_3d)
+    bench = _Bench(
+        backbone=backbone,
+        tasks=tasks,
+        optimizer=torch.optim.AdamW(
+            [*backbone.parameters(), *tasks.parameters()],
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        ),
+        preparer=Preparer(preparation).to(run.device),
+        settings=settings,
+        invention=invention,
+        run=run,
+    )
+    records = _resumed(bench)
+    shown = held_out(invention, run.device)
+    done = records[-1].step if records else 0
+    while done < settings.steps:
+        steps = range(done, min(done + period_of(settings), settings.steps))
+        record = _learn(bench, steps, retrieval_on=lambda: retrieval(backbone, bench.preparer, shown))
+        if not math.isfinite(record.contrast + record.describe):
+            raise CryoclassError(
+                f"Pre-training failed before step {record.step}: the loss is no longer a number.",
+                "Use a lower --lr.",
+            )
+        records.append(record)
+        done = record.step
+        _save(bench, records)
+        run.on_period(record)
+    return records
+
+
+def period_of(settings: Pretraining) -> int:
+    """Return the number of steps from one line of the history to the next."""
+    return max(1, min(LONGEST, settings.steps // PERIODS))
+
+
+def _learn(bench: _Bench, steps: range, retrieval_on: Callable[[], float]) -> Period:
+    """Take some steps and say how it went."""
+    settings, run = bench.settings, bench.run
+    started, drawing = time.perf_counter(), 0.0
+    total = torch.zeros(2, device=run.device)
+    bench.backbone.train()
+    rate, snr, boxes = settings.lr, bench.invention.snr, 0
+    for step in run.track(steps, f"Step {steps[-1] + 1}/{settings.steps}", len(steps)):
+        rate = learning_rate(step / settings.steps, settings.lr)
+        snr = snr_at(step / settings.steps, settings, bench.invention)
+        bench.optimizer.param_groups[0]["lr"] = rate
+        before = time.perf_counter()
+        shown = _draw(bench, step, snr)
+        drawing += time.perf_counter() - before
+        total += _step(bench, shown)
+        boxes = len(shown.x)
+    describe, contrast = (total / len(steps)).tolist()
+    score = retrieval_on()
+    seconds = time.perf_counter() - started
+    return Period(
+        step=steps[-1] + 1,
+        boxes=boxes * (steps[-1] + 1),
+        lr=rate,
+        snr_low=snr[0],
+        snr_high=snr[1],
+        describe=describe,
+        contrast=contrast,
+        retrieval=score,
+        seconds=seconds,
+        drawing=drawing / seconds,
+    )
+
+
+class _Shown(NamedTuple):
+    """What the network sees in one step: input (N, 1, d, h, w), number of the species (N,), description (N, F)."""
+
+    x: Tensor
+    species: Tensor
+    description: Tensor
+
+
+@torch.no_grad()
+def _draw(bench: _Bench, step: int, snr: tuple[float, float]) -> _Shown:
+    """Draw the boxes of a step, the user's own among them, and make network input of them."""
+    settings, run = bench.settings, bench.run
+    seed = int(np.random.SeedSequence([settings.seed, step]).generate_state(1, np.uint64)[0] >> 1)
+    generator = torch.Generator(run.device).manual_seed(seed)
+    batch = draw_batch(
+        settings.species, settings.views, settings.pixel_sizes, snr, bench.invention, generator
+    )
+    x = bench.preparer(batch.boxes.flatten(0, 1))
+    description = batch.description
+    if run.own is not None:
+        count = max(1, round(OWN_SHARE * settings.species))
+        chosen = torch.randint(len(run.own.rows), (count,), generator=generator, device=run.device).cpu()
+        raw = run.own.read(chosen).to(run.device)
+        own = altered(raw, settings.views, bench.invention, generator)
+        x = torch.cat([x, bench.preparer(own.flatten(0, 1))])
+        description = torch.cat([description, description.new_full((count, description.shape[1]), torch.nan)])
+    number = torch.arange(len(description), device=run.device).repeat_interleave(settings.views)
+    return _Shown(x, number, description[number])
+
+
+def _step(bench: _Bench, shown: _Shown) -> Tensor:
+    """Learn from one batch; return both losses, (2,)."""
+    settings = bench.settings
+    with memory_explained():
+        with precision(bench.run.device):
+            vectors = bench.backbone(shown.x.contiguous(memory_format=torch.channels_last_3d))
+        temperature = settings.temperature if settings.contrast else None
+        losses = bench.tasks(vectors.float(), shown.species, shown.description, temperature)
+        bench.optimizer.zero_grad()
+        (settings.describe * losses.describe + settings.contrast * losses.contrast).backward()
+        bench.optimizer.step()
+    return torch.stack(losses).detach()
+
+
+def learning_rate(done: float, highest: float) -> float:
+    """Return the learning rate after a share ``done`` of the steps: up along a line, then down along a cosine."""
+    if done < WARM_UP:
+        return highest * (0.01 + 0.99 * done / WARM_UP)
+    return highest * 0.5 * (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP)))
+
+
+def _spread(settings: Pretraining, invention: Invention) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation of descriptions over many species, drawn on the CPU whatever the device."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    described = draw_batch(
+        REFERENCE // 20 * 20,
+        0,
+        20,
+        invention.snr,
+        invention.replace(neighbours=0, membrane_chance=0),
+        generator,
+    ).description
+    return described.mean(0), described.std(0)
+
+
+# ------------------------------------------------------------------------------------------ checkpoint
+
+
+def _save(bench: _Bench, records: list[Period]) -> None:
+    if bench.run.folder is not None:
+        state = {
+            "backbone": bench.backbone.state_dict(),
+            "tasks": bench.tasks.state_dict(),
+            "optimizer": bench.optimizer.state_dict(),
+            "records": [asdict(record) for record in records],
+        }
+        save_checkpoint(bench.run.folder, state, _settings(bench))
+
+
+def _resumed(bench: _Bench) -> list[Period]:
+    """Bring everything to where the checkpoint left off; a new start where there is none."""
+    run = bench.run
+    if not run.resume or run.folder is None:
+        return []
+    state = load_checkpoint(run.folder, KEYS, _settings(bench))
+    if state is None:
+        return []
+    bench.backbone.load_state_dict(state["backbone"])
+    bench.tasks.load_state_dict(state["tasks"])
+    bench.optimizer.load_state_dict(state["optimizer"])
+    return [Period(**record) for record in state["records"]]
+
+
+def _settings(bench: _Bench) -> dict[str, str]:
+    """Return what must be the same for a run to be resumed, in words."""
+    own = bench.run.own
+    facts = {**bench.settings.to_dict(), **bench.invention.to_dict(), **bench.run.facts}
+    return {
+        **{name: str(value) for name, value in facts.items()},
+        **{name: str(value) for name, value in bench.preparer.settings.to_dict().items()},
+        "weights": str(sum(weight.numel() for weight in bench.backbone.parameters())),
+        "own particles": "none" if own is None else str(len(own.rows)),
+    }

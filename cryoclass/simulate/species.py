@@ -1,0 +1,313 @@
+"""Species without end: random assemblies of Gaussian blobs, many at a time, on the CPU or a CUDA device.
+
+Pre-training needs thousands of particles that nobody has seen, each in many views. An assembly is a set of blobs, so a
+view of it is exact, without interpolation, and costs one small matrix product (:mod:`cryoclass.simulate.boxes`).
+
+Lengths are angstroms, positions x, y, z about the centre of mass.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryoclass.simulate.rotations import operators
+
+BLOBS = 144
+"""Blobs of an assembly, at most; one domain of a small protein is a dozen or so."""
+
+# How often each kind of symmetry is drawn. Most complexes have none at all; among the others small orders are common.
+GROUPS: dict[str, float] = {
+    "C1": 110.0,
+    **{f"C{n}": 30.0 / n for n in range(2, 13)},
+    **{f"D{n}": 16.0 / n for n in range(2, 9)},
+    "T": 2.0,
+    "O": 2.0,
+    "I": 2.0,
+    "rod": 8.0,  # copies along a screw axis
+}
+ROD_COPIES = (3, 16)
+DOMAINS = 8  # of one subunit, at most
+HOLLOW = 0.12  # share of species whose blobs lie near their surface
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Assemblies:
+    """Many species.
+
+    Attributes
+    ----------
+    positions
+        Blobs (S, B, 3), x, y, z in angstroms; the centre of mass is the origin.
+    weights
+        Mass of each blob (S, B); 0 where a species has fewer than B.
+    sigma
+        Deviation of a species' blobs in angstroms (S,).
+    group
+        Place in :data:`GROUPS` of the symmetry that a species was made with, (S,).
+    """
+
+    positions: Tensor
+    weights: Tensor
+    sigma: Tensor
+    group: Tensor
+
+    def __len__(self) -> int:
+        return len(self.sigma)
+
+    @property
+    def radius(self) -> Tensor:
+        """Distance in angstroms from the centre of mass to the outermost blob, (S,)."""
+        return torch.where(self.weights > 0, self.positions.norm(dim=-1), 0.0).amax(1)
+
+    def taken(self, rows: Tensor) -> "Assemblies":
+        """Return some of the species, in the order of ``rows``."""
+        return Assemblies(
+            positions=self.positions[rows],
+            weights=self.weights[rows],
+            sigma=self.sigma[rows],
+            group=self.group[rows],
+        )
+
+
+def draw_assemblies(
+    count: int, diameter: tuple[float, float], resolution: tuple[float, float], generator: torch.Generator
+) -> Assemblies:
+    """Invent species.
+
+    Parameters
+    ----------
+    count
+        How many.
+    diameter
+        Smallest and largest diameter in angstroms; the logarithm is drawn evenly.
+    resolution
+        Finest and coarsest resolution in angstroms.
+    generator
+        Its device is where everything is computed; the same seed gives the same species there.
+    """
+    device = generator.device
+    group = torch.multinomial(
+        _table(device).share.expand(count, -1), 1, replacement=True, generator=generator
+    )[:, 0]
+    turns, steps, copies = _copies(group, generator)
+    units, masses = _subunits(copies, generator)
+    reach = units.norm(dim=-1).amax(1)  # (S,)
+    units = units + _places(group, copies, reach, generator)[:, None]
+    blob = torch.arange(BLOBS, device=device)
+    each = BLOBS // copies  # blobs of one subunit
+    copy, member = blob // each[:, None], blob % each[:, None]
+    positions = torch.gather(units, 1, member[..., None].expand(-1, -1, 3))
+    turn = torch.gather(turns, 1, copy.clamp(max=59)[..., None, None].expand(-1, -1, 3, 3))
+    positions = (turn @ positions[..., None])[..., 0]
+    positions[..., 2] += copy * (steps * reach)[:, None]
+    weights = torch.gather(masses, 1, member) * (copy < copies[:, None])
+    positions = _centred(positions, weights)
+    positions = _hollowed(positions, weights, generator)
+    return _sized(positions, weights, group, (diameter, resolution), generator)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Table:
+    """The operators of all groups: share (G,), copies (G,), turns (G, 60, 3, 3) filled up with the identity."""
+
+    share: Tensor
+    copies: Tensor
+    turns: Tensor
+
+
+@cache
+def _table(device: torch.device) -> _Table:
+    groups = [operators("C1" if name == "rod" else name) for name in GROUPS]
+    turns = np.tile(np.eye(3), (len(groups), 60, 1, 1))
+    for row, group in enumerate(groups):
+        turns[row, : len(group)] = group
+    return _Table(
+        share=torch.tensor(list(GROUPS.values()), device=device),
+        copies=torch.tensor([len(group) for group in groups], device=device),
+        turns=torch.tensor(turns, dtype=torch.float32, device=device),
+    )
+
+
+def _copies(group: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Return turns (S, 60, 3, 3), the rise from copy to copy in radii of a subunit (S,), and copies (S,)."""
+    table, n = _table(generator.device), len(group)
+    rod = group == list(GROUPS).index("rod")
+    least, most = ROD_COPIES
+    screwed = torch.randint(least, most + 1, (n,), generator=generator, device=generator.device)
+    copies = torch.where(rod, screwed, table.copies[group])
+    twist = _uniform((n, 1), 0.3, math.pi, generator) * torch.arange(60, device=generator.device)
+    turns = torch.where(rod[:, None, None, None], _about_z(twist), table.turns[group])
+    rise = torch.where(rod, _uniform((n,), 0.4, 1.5, generator), 0.0)
+    return turns, rise, copies
+
+
+def _subunits(copies: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return blobs (S, B, 3) and masses (S, B) of one subunit each: a chain of ellipsoidal domains that touch.
+
+    Lengths are in units of a domain. Only the first ``BLOBS // copies`` blobs of a subunit are ever used, so every blob
+    chooses its domain by itself.
+    """
+    n, device = len(copies), generator.device
+    most = torch.where(copies <= 2, DOMAINS, torch.where(copies <= 8, 4, 2))
+    domains = 1 + (torch.rand(n, generator=generator, device=device) * most).long()
+    radii = _uniform((n, DOMAINS), 0.5, 1.5, generator)
+    radii = radii * (torch.arange(DOMAINS, device=device) < domains[:, None])
+    touching = (radii + radii.roll(1, dims=1)) * _uniform((n, DOMAINS), 0.5, 1.0, generator)
+    walk = _directions((n, DOMAINS), generator) * touching[..., None]
+    centres = walk.cumsum(1)  # (S, domains, 3)
+    density = _uniform((n, DOMAINS), 0.3, 1.7, generator)
+
+    domain = torch.multinomial(radii**3, BLOBS, replacement=True, generator=generator)  # (S, B)
+    stretch = torch.exp(0.35 * torch.randn((n, DOMAINS, 3), generator=generator, device=device))
+    ball = _directions((n, BLOBS), generator) * _uniform((n, BLOBS, 1), 0.0, 1.0, generator) ** (1 / 3)
+    axes = random_turns(n * DOMAINS, generator).view(n, DOMAINS, 3, 3)
+    shape = axes * (stretch * radii[..., None])[:, :, None]  # (S, domains, 3, 3)
+    chosen = domain[..., None].expand(-1, -1, 3)
+    own = torch.gather(shape, 1, domain[..., None, None].expand(-1, -1, 3, 3))
+    blobs = torch.gather(centres, 1, chosen) + (own @ ball[..., None])[..., 0]
+    masses = torch.gather(density, 1, domain) * _uniform((n, BLOBS), 0.6, 1.4, generator)
+    used = torch.arange(BLOBS, device=device) < (BLOBS // copies)[:, None]
+    blobs = _centred(blobs, used.float())
+    return torch.where(used[..., None], blobs, 0.0), masses
+
+
+def _places(group: Tensor, copies: Tensor, reach: Tensor, generator: torch.Generator) -> Tensor:
+    """Return where the first subunit sits (S, 3), so that its neighbours by symmetry about touch it."""
+    names, n = list(GROUPS), len(group)
+    cubic = group >= names.index("T")
+    rod = group == names.index("rod")
+    ring = torch.where(group >= names.index("D2"), copies // 2, copies).clamp(min=1)
+    distance = torch.where(cubic, 0.6 * copies.float().sqrt(), 0.8 / torch.sin(math.pi / ring.clamp(min=2)))
+    distance = torch.where(rod, 0.5, distance) * _uniform((n,), 0.5, 1.1, generator) * reach
+    flat = torch.zeros((n, 3), device=group.device)
+    flat[:, 0] = distance
+    flat[:, 2] = _uniform((n,), 0.2, 1.2, generator) * reach  # half the gap between the rings of Dn
+    placed = torch.where(
+        cubic[:, None] & ~rod[:, None], _directions((n,), generator) * distance[:, None], flat
+    )
+    return torch.where((copies == 1)[:, None], 0.0, placed)
+
+
+def _hollowed(positions: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
+    """Push the blobs of some species out to three quarters of the radius or more, as in a shell."""
+    distance = positions.norm(dim=-1, keepdim=True)
+    reach = torch.where(weights > 0, distance[..., 0], 0.0).amax(1)[:, None, None]
+    outside = positions / distance.clamp_min(1e-6) * (0.75 * reach + 0.25 * distance)
+    hollow = torch.rand(len(positions), generator=generator, device=positions.device) < HOLLOW
+    return torch.where(hollow[:, None, None], _centred(outside, weights), positions)
+
+
+def _sized(
+    positions: Tensor,
+    weights: Tensor,
+    group: Tensor,
+    limits: tuple[tuple[float, float], tuple[float, float]],
+    generator: torch.Generator,
+) -> Assemblies:
+    """Bring species to their diameters, and give their blobs a width that makes one body of them."""
+    n, (diameter, resolution) = len(group), limits
+    low, high = math.log(diameter[0] / 2), math.log(diameter[1] / 2)
+    radius = _uniform((n,), low, high, generator).exp()
+    distance = torch.where(weights > 0, positions.norm(dim=-1), 0.0)
+    positions = positions * (radius / distance.amax(1).clamp_min(1e-6))[:, None, None]
+    mass = weights.sum(1)
+    gyration = ((weights * positions.square().sum(-1)).sum(1) / mass).sqrt()
+    used = (weights > 0).sum(1)
+    spacing = (
+        gyration * 1.29 * (4 * math.pi / 3 / used) ** (1 / 3)
+    )  # blobs evenly in a ball of this radius of gyration
+    own = spacing * _uniform((n,), 0.35, 0.65, generator)
+    blur = _uniform((n,), *resolution, generator) / (math.pi * math.sqrt(2))  # as phantoms.blur
+    return Assemblies(
+        positions=positions, weights=weights / mass[:, None], sigma=(own**2 + blur**2).sqrt(), group=group
+    )
+
+
+def _centred(positions: Tensor, weights: Tensor) -> Tensor:
+    mean = (positions * weights[..., None]).sum(1) / weights.sum(1, keepdim=True)
+    return positions - mean[:, None]
+
+
+# ------------------------------------------------------------------------------------------- describing
+
+SHELLS = 8
+DEGREES = 7
+DESCRIPTION = SHELLS * DEGREES + 1
+"""Numbers in the description of a species."""
+
+
+def describe(assemblies: Assemblies, angpix: Tensor) -> Tensor:
+    """Return numbers that tell species apart whatever their orientation: mass by radius and angular degree.
+
+    With blobs i of mass w at distance r, shells n of Gaussian form and the angle g between two blobs::
+
+        p[n, l] = sum over i, j of w_i w_j shell_n(r_i) shell_n(r_j) P_l(cos g_ij)
+
+    which is the power spectrum of Bartok, Kondor and Csanyi (2013, Phys. Rev. B 87, 184115) within one shell.
+
+    Parameters
+    ----------
+    assemblies
+        S species.
+    angpix
+        Pixel size in angstroms of each (S,); shells are two pixels apart.
+
+    Returns
+    -------
+    Tensor
+        (S, SHELLS * DEGREES), the square roots of p, and the logarithm of the blobs' deviation in pixels: (S, DESCRIPTION).
+    """
+    positions = assemblies.positions / angpix[:, None, None]
+    distance = positions.norm(dim=-1)
+    shells = torch.arange(SHELLS, device=positions.device) * 2.0
+    mass = assemblies.weights[..., None] * torch.exp(-0.5 * ((distance[..., None] - shells) / 1.2) ** 2)
+    unit = positions / distance.clamp_min(1e-6)[..., None]
+    cosine = (unit @ unit.mT).clamp(-1, 1)
+    power = [(mass * (legendre @ mass)).sum(1) for legendre in _legendre(cosine)]  # each (S, SHELLS)
+    spectrum = torch.stack(power, dim=2).clamp_min(0).sqrt().flatten(1)
+    return torch.cat([spectrum, (assemblies.sigma / angpix).log()[:, None]], dim=1)
+
+
+def _legendre(x: Tensor) -> list[Tensor]:
+    """Return the Legendre polynomials of degree 0 to ``DEGREES - 1``, by Bonnet's recursion."""
+    found = [torch.ones_like(x), x]
+    for degree in range(2, DEGREES):
+        found.append(((2 * degree - 1) * x * found[-1] - (degree - 1) * found[-2]) / degree)
+    return found
+
+
+# ---------------------------------------------------------------------------------------------- drawing
+
+
+def random_turns(count: int, generator: torch.Generator) -> Tensor:
+    """Return rotations (count, 3, 3), uniform over all orientations, from normal quaternions of length 1."""
+    q = torch.randn((count, 4), generator=generator, device=generator.device)
+    w, x, y, z = (q / q.norm(dim=1, keepdim=True)).unbind(1)
+    rows = [
+        torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)], 1),
+        torch.stack([2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)], 1),
+        torch.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], 1),
+    ]
+    return torch.stack(rows, 1)
+
+
+def _about_z(angle: Tensor) -> Tensor:
+    """Return rotations about z by ``angle`` radians, (..., 3, 3)."""
+    c, s, o, i = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
+    turns: Tensor = torch.stack([c, -s, o, s, c, o, o, o, i], -1).unflatten(-1, (3, 3))
+    return turns
+
+
+def _directions(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Return unit vectors (*shape, 3), uniform on the sphere."""
+    vectors = torch.randn((*shape, 3), generator=generator, device=generator.device)
+    unit: Tensor = vectors / vectors.norm(dim=-1, keepdim=True)
+    return unit
+
+
+def _uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> Tensor:
+    return low + (high - low) * torch.rand(shape, generator=generator, device=generator.device)
