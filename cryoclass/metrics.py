@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import roc_auc_score
 
 BINS = 15  # of the reliability curve, as Guo et al. 2017, arXiv:1706.04599
@@ -149,3 +150,18 @@ def _reliability(probabilities: Floats, labels: Integers) -> tuple[ReliabilityPo
         )
         for b in np.unique(bins)
     )
+
+
+def cluster_accuracy(clusters: Integers, labels: Integers) -> float:
+    """Return the share of particles that are right when every cluster stands for one class, as well as that can be done.
+
+    Parameters
+    ----------
+    clusters, labels
+        Number of the cluster, and of the true class, of each particle (n,), both from 0. Where there are more clusters than
+        classes, or fewer, those left over count as wrong.
+    """
+    table = np.zeros((clusters.max() + 1, labels.max() + 1), dtype=np.int64)
+    np.add.at(table, (clusters, labels), 1)
+    matched = table[linear_sum_assignment(table, maximize=True)].sum()
+    return float(matched / len(labels))

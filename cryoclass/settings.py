@@ -87,6 +87,15 @@ def _check_limits(flag: str, value: Any, option: Option) -> None:
             raise UsageError(f"{flag} is {number}; it must be at most {option.maximum}.")
 
 
+def _check_order(flag: str, limits: tuple[float, float]) -> None:
+    least, most = limits
+    if least > most:
+        raise UsageError(
+            f"{flag} is {least:g} {most:g}; the smaller number comes first.",
+            f"Use {flag} {most:g} {least:g}.",
+        )
+
+
 # ---------------------------------------------------------------------------------------------- extract
 
 
@@ -480,12 +489,7 @@ class Simulation(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.defocus[0] > self.defocus[1]:
-            least, most = self.defocus
-            raise UsageError(
-                f"--defocus is {least:g} {most:g}; the smaller number comes first.",
-                f"Use --defocus {most:g} {least:g}.",
-            )
+        _check_order("--defocus", self.defocus)
 
 
 # ------------------------------------------------------------------------------------------- pre-training
@@ -514,7 +518,9 @@ class Invention(Settings):
         above=0,
     )
     first_snr: tuple[float, float] = setting((0.5, 2.0), help="The same at the beginning.", above=0)
-    shift: float = setting(3.0, help="Largest distance from the centre of the box.", unit="pixels", minimum=0)
+    shift: float = setting(
+        3.0, help="Largest distance from the centre of the box.", unit="pixels", minimum=0, maximum=16
+    )
     neighbours: int = setting(2, help="Most neighbours in a box.", minimum=0, maximum=20)
     neighbour_chance: float = setting(0.3, help="Chance of each of them.", minimum=0, maximum=1)
     membrane_chance: float = setting(0.08, help="Chance of a membrane.", minimum=0, maximum=1)
@@ -543,6 +549,13 @@ class Invention(Settings):
     )
     coloured: float = setting(0.5, help="Share of boxes whose noise is not white.", minimum=0, maximum=1)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, tuple):
+                _check_order(_flag(field.name, field.metadata["option"]), value)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pretraining(Settings):
@@ -559,7 +572,7 @@ class Pretraining(Settings):
         10_000, flags=("--steps", "-n"), help="Batches to learn from.", minimum=1, maximum=100_000_000
     )
     species: int = setting(
-        48, flags=("--batch-species", "-b"), help="New species in each step.", minimum=2, maximum=65536
+        64, flags=("--batch-species", "-b"), help="New species in each step.", minimum=2, maximum=65536
     )
     views: int = setting(
         1, help="Boxes of each species in a step; at least 2 with --contrast.", minimum=1, maximum=64

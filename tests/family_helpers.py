@@ -11,6 +11,7 @@ from cryoclass.backbones.autoencoding import Autoencoding
 from cryoclass.backbones.inflated import InflatedSwin
 from cryoclass.backbones.rb3d import Rb3d
 from cryoclass.backbones.registry import BACKBONES
+from cryoclass.backbones.res32 import Res32
 from cryoclass.backbones.torchvision_video import Mvit, S3d, VideoResNet, VideoSwin
 from cryoclass.backbones.vivit import Vivit
 from cryoclass.backbones.vjepa2 import Vjepa2
@@ -90,6 +91,7 @@ SIBLINGS = {
     "vjepa2": lambda channels: Vjepa2(channels, **FEW_LAYERS),
     "rb3d": Rb3d,
     "autoencoding3d": Autoencoding,
+    "res32": Res32,
 }
 
 # First word of a name, or a whole name, to the sibling.
@@ -107,6 +109,7 @@ KINDS = {
     "vjepa2": "vjepa2",
     "rb3d": "rb3d",
     "autoencoding3d": "autoencoding3d",
+    "res32": "res32",
 }
 
 

@@ -70,7 +70,8 @@ def test_registry_says_what_the_network_has(name):
     assert sum(value.numel() for value in network.parameters()) == entry.parameters
     assert embedding.shape == (1, entry.width)
     assert counter.get_total_flops() / 1e9 == pytest.approx(entry.gflop, rel=0.02, abs=0.05)
-    assert (entry.trained_on is None) == (entry.weights is None)
+    assert bool(entry.trained_on) == (entry.packaged or entry.weights is not None)
+    assert not (entry.packaged and entry.weights)
     assert entry.onnx is True or entry.onnx
 
 

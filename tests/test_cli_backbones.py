@@ -1,5 +1,7 @@
 """``cryoclass backbones``: the table, and weights that come by hand."""
 
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,8 @@ import pytest
 import torch
 from network_helpers import published_state, shake
 
+from cryoclass.backbones import packaged
+from cryoclass.backbones.packaged import packaged_weights
 from cryoclass.backbones.registry import BACKBONES, spec
 
 README = Path(__file__).parents[1] / "README.md"
@@ -17,6 +21,16 @@ BEGIN, END = "<!-- backbones: written by `cryoclass backbones list --markdown` -
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("CRYOCLASS_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def damaged(tmp_path, monkeypatch):
+    """A copy of the weights in the package, and a function that changes one byte of it."""
+    shutil.copytree(packaged.FOLDER, tmp_path / "packaged")
+    monkeypatch.setattr(packaged, "FOLDER", tmp_path / "packaged")
+    path = tmp_path / "packaged" / "res32-species.safetensors"
+    content = path.read_bytes()
+    return lambda: path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
 
 
 @pytest.fixture
@@ -82,8 +96,30 @@ def test_weights_that_come_by_hand(cryoclass, cache, weights, extracted, tmp_pat
 
 
 @pytest.mark.usefixtures("cache")
-def test_verify_with_nothing_there(cryoclass):
-    assert "no weights are cached" in cryoclass("backbones", "verify").err
+def test_weights_in_the_package_need_no_cache(cryoclass, tmp_path):
+    size = packaged_weights(spec("res32-species")).stat().st_size
+    listed = cryoclass("backbones", "list").out.splitlines()
+    line = next(line for line in listed if line.startswith("res32-species"))
+    assert line.split()[-2:] == [f"{size / 1e6:.0f}", "yes"]
+
+    ran = cryoclass("backbones", "verify")
+    assert ran.status == 0
+    assert re.findall(r"verified (\S+)", ran.out) == [
+        name for name, entry in BACKBONES.items() if entry.packaged
+    ]
+    ran = cryoclass("backbones", "fetch", "res32-species")
+    assert ran.status == 0
+    assert "come with cryoclass" in ran.out
+    assert not list(tmp_path.iterdir()), "nothing is copied into the cache"
+
+
+def test_verify_holds_the_packaged_weights_against_their_card(cryoclass, damaged):
+    assert cryoclass("backbones", "verify", "res32-species").status == 0
+    damaged()
+    ran = cryoclass("backbones", "verify", "res32-species")
+    assert ran.status == 1
+    assert "is not the file that its card describes" in ran.err
+    assert "hint:  Install cryoclass again." in ran.err
 
 
 def test_finetune_freezes_a_backbone_with_the_grey_values_of_its_weights(

@@ -596,6 +596,40 @@ MISTAKES = {
         says=["--clusters is 99", "36"],
         status=2,
     ),
+    "likeness to a row that is not there": Mistake(
+        argv="embed {particles} --like 2 --like 37",
+        says=["--like is 37; the table has 36 particles, counted from 1"],
+        status=2,
+    ),
+    "likeness to row 0": Mistake(argv="embed {particles} --like 0", says=["'--like'"], status=2),
+    "likeness to a row that cannot be read": Mistake(
+        argv="embed bad.star --map pca --device cpu --like 1 --like 3",
+        make=lambda _: (images(), Path("box_02.mrc").unlink()),
+        says=["--like 3: that particle cannot be read"],
+        status=2,
+        left=frozenset(["Out/embeddings.npy"]),
+    ),
+    "likeness to a row and to a table": Mistake(
+        argv="embed {particles} --like 1 --query {particles}",
+        says=["give one of --query and --like"],
+        status=2,
+    ),
+    "likeness to a table that is not there": Mistake(
+        argv="embed {particles} --query nothere.star", says=["nothere.star: no such file", "hint:"]
+    ),
+    "likeness to particles that are not there": Mistake(
+        argv="embed {particles} --device cpu --query bad.star",
+        make=lambda _: star({"rlnImageName": ["gone/1.mrc"], "rlnPixelSize": [ANGPIX]}),
+        says=["bad.star: none of its 1 images can be read; the first: gone/1.mrc: no such volume"],
+    ),
+    "likeness to particles of which none can be read": Mistake(
+        argv="embed {particles} --device cpu --query bad.star",
+        make=lambda _: (
+            images(),
+            [write_volume(p, np.ones((16,) * 3), 20) for p in Path().glob("box_*.mrc")],
+        ),
+        says=["none of 6 particles can be read; the first: box_00.mrc is constant"],
+    ),
     # simulate
     "too many species": Mistake(
         argv="simulate -o Out --species 99",
@@ -651,8 +685,11 @@ MISTAKES = {
     "two models": Mistake(
         argv="predict {particles} --model {model} --onnx {onnx}", says=["one of --model and --onnx"], status=2
     ),
-    "nothing to embed with": Mistake(
+    "two models to embed with": Mistake(
         argv="embed {particles} --model {model} --onnx {onnx}", says=["one of --model"], status=2
+    ),
+    "a model and a backbone to embed with": Mistake(
+        argv="embed {particles} --model {model} --backbone r3d10", says=["one of --model"], status=2
     ),
     "no model folder": Mistake(
         argv="predict {particles} --model nowhere",
@@ -729,7 +766,7 @@ MISTAKES = {
     ),
     "a recipe that is not there": Mistake(
         argv="finetune {particles} --backbone r3d10 --recipe fast",
-        says=["There is no recipe 'fast'; the recipes are paper, quick", "hint:"],
+        says=["There is no recipe 'fast'; the recipes are paper, quick, few", "hint:"],
         status=2,
     ),
     "video weights of a backbone that has none": Mistake(
@@ -766,6 +803,11 @@ MISTAKES = {
     ),
     "fetching what was never published": Mistake(
         argv="backbones fetch r3d10", says=["r3d10 has no pretrained weights", "backbones list"], status=2
+    ),
+    "importing what comes with cryoclass": Mistake(
+        argv="backbones import res32-species bad.pth",
+        says=["weights of res32-species come with cryoclass", "hint:", "--weights bad.pth"],
+        status=2,
     ),
     # going on
     "a damaged checkpoint": Mistake(
@@ -1145,7 +1187,12 @@ def no_network(monkeypatch, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "argv", ["finetune {particles}", "embed {particles} --backbone r3d34-k400", "backbones fetch r3d34-k400"]
+    "argv",
+    [
+        "finetune {particles} --backbone r3d34-k400",
+        "embed {particles} --backbone r3d34-k400",
+        "backbones fetch r3d34-k400",
+    ],
 )
 def test_pretrained_weights_without_a_network(cryoclass, extracted, no_network, argv):
     said = fails(

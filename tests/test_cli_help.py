@@ -31,7 +31,10 @@ COMMANDS = [
     (),
     *(
         (name,)
-        for name in ("simulate", "extract", "finetune", "predict", "embed", "export", "demo", "doctor")
+        for name in (
+            *("simulate", "extract", "demo", "finetune", "pretrain"),
+            *("predict", "embed", "export", "doctor"),
+        )
     ),
     *(("backbones", *more) for more in ((), ("list",), ("fetch",), ("import",), ("verify",))),
 ]
@@ -91,6 +94,7 @@ def test_verbose_says_the_settings_and_where_an_error_arose(cryoclass, tmp_path)
 FLOORS = {
     "cli": 5,
     "doctor": 4,  # looks at what the rooms below would say, so it stands above them
+    "pretraining": 4,  # shows what simulate invents to what training trains
     **dict.fromkeys(["training", "inference", "export", "report", "simulate", "extraction"], 3),
     **dict.fromkeys(["particles", "tomograms", "subtomograms", "labels", "results"], 2),
     **dict.fromkeys(["preparation", "classifier", "backbones", "metrics"], 2),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from cryoclass.backbones import packaged
 from cryoclass.classifier import Classifier, ModelCard, save_model
 from cryoclass.cli import main
 from cryoclass.doctor.disk import check_disk, extraction_bytes
@@ -136,6 +137,26 @@ def test_a_model_that_fits_gets_an_estimate(doctor):
     assert visit["pixel size"] == ("ok", "STAR file 20 A, headers 20 A, model 20 A")
     assert visit["boxes"] == ("ok", "16 pixels of 20 A; 24 were read, and none is damaged")
     assert "predict 24 particles" in visit["next step"][1]
+
+
+def test_without_a_backbone_the_usual_one_is_measured(doctor):
+    visit = doctor(PARTICLES, "--device", "cpu")
+    assert visit.status == 0
+    assert not visit.troubles
+    assert "finetune res32-species on 24 labelled particles" in visit["next step"][1]
+    assert visit["weights"][1].startswith("res32-species with cryoclass, ")
+    assert "would be fetched" not in visit["weights"][1]
+
+
+def test_damage_to_the_weights_in_the_package_is_found(doctor, tmp_path, monkeypatch):
+    shutil.copytree(packaged.FOLDER, tmp_path / "packaged")
+    (tmp_path / "packaged" / "res32-species.safetensors").write_bytes(b"cut short")
+    monkeypatch.setattr(packaged, "FOLDER", tmp_path / "packaged")
+    visit = doctor()
+    assert visit.status == 1
+    level, words = visit["weights"]
+    assert level == "error"
+    assert "is not the file that its card describes" in words
 
 
 def test_without_arguments_the_machine_alone(doctor):

@@ -78,7 +78,7 @@ def test_a_point_group_has_its_order_and_is_closed(symmetry, order):
 
 @pytest.mark.parametrize("symmetry", ["", "C0", "X3", "C", "I9"])
 def test_an_unknown_symmetry_is_refused(symmetry):
-    with pytest.raises(UsageError, match="must be Cn, Dn, T or O"):
+    with pytest.raises(UsageError, match="must be Cn, Dn, T, O or I"):
         operators(symmetry)
 
 

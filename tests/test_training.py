@@ -297,7 +297,7 @@ def test_progress_is_told_within_every_epoch():
 
 
 def test_recipe_of_the_paper():
-    video, random = recipe("paper", "video"), recipe("paper", "random")
+    video, random = recipe("paper", "pretrained"), recipe("paper", "random")
     assert (video.epochs, video.lr, random.epochs, random.lr) == (30, 1e-4, 100, 1e-3)
     rates = [learning_rate(video, epoch) for epoch in (0, 14.9, 15, 21.9, 22, 29)]
     assert rates == pytest.approx([1e-4, 1e-4, 1e-5, 1e-5, 1e-6, 1e-6])
@@ -308,7 +308,7 @@ def test_recipe_of_the_paper():
 
 
 def test_milestones_never_come_before_the_first_epoch_has_ended():
-    assert learning_rate(recipe("paper", "video").replace(epochs=1), 0.5) == pytest.approx(1e-4)
+    assert learning_rate(recipe("paper", "pretrained").replace(epochs=1), 0.5) == pytest.approx(1e-4)
 
 
 def test_one_cycle_rises_to_the_highest_rate_and_falls_to_nothing():
@@ -320,7 +320,7 @@ def test_one_cycle_rises_to_the_highest_rate_and_falls_to_nothing():
 
 
 def test_unknown_recipe_suggests_the_nearest():
-    assert set(RECIPES) == {"paper", "quick"}
+    assert set(RECIPES) == {"paper", "quick", "few"}
     with pytest.raises(UsageError, match="papr") as raised:
-        recipe("papr", "video")
+        recipe("papr", "pretrained")
     assert "--recipe paper" in raised.value.hint

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from cryoclass.backbones.download import check_hash, download, sha256
 from cryoclass.backbones.onnx_copy import read_onnx
+from cryoclass.backbones.packaged import packaged_weights
 from cryoclass.backbones.spec import Address, Backbone, BackboneSpec, State, Weights
 from cryoclass.backbones.stem import grey_stem
 from cryoclass.errors import ModelError, UsageError
@@ -194,7 +195,7 @@ def import_weights(spec: BackboneSpec, file: Path) -> Path:
 
 
 def verify_weights(spec: BackboneSpec) -> Path:
-    """Check hash and structure of the cached weight file of a backbone, and return its path.
+    """Check hash and structure of the weight file of a backbone, packaged or cached, and return its path.
 
     Raises
     ------
@@ -203,9 +204,9 @@ def verify_weights(spec: BackboneSpec) -> Path:
     ModelError
         It is not what it was, or does not fit.
     """
-    if cached_weights(spec) is None:
+    if not spec.packaged and cached_weights(spec) is None:
         raise UsageError(f"{spec.name} is not in the cache.", f"cryoclass backbones fetch {spec.name}")
-    path = fetch_weights(spec)
+    path = packaged_weights(spec) if spec.packaged else fetch_weights(spec)
     load_weights(spec, path)
     return path
 

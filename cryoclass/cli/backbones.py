@@ -36,10 +36,13 @@ def list_all(
 @app.command()
 def fetch(name: Name) -> None:
     """Download the weights of a network into the cache, and check them."""
+    from cryoclass.backbones.packaged import packaged_weights
     from cryoclass.backbones.weights import fetch_weights
 
-    entry = _published(name)
-    console.rows("fetched", [("weights", fetch_weights(entry, console.track)), *_terms(entry)])
+    entry = _pretrained(name)
+    path = packaged_weights(entry) if entry.packaged else fetch_weights(entry, console.track)
+    title = "come with cryoclass" if entry.packaged else "fetched"
+    console.rows(title, [("weights", path), *_terms(entry)])
     console.next_command(f"cryoclass finetune particles.star --backbone {name}")
 
 
@@ -51,7 +54,12 @@ def import_file(
     """Take the weights of a network from a file, check them, and keep a copy in the cache."""
     from cryoclass.backbones.weights import import_weights
 
-    entry = _published(name)
+    entry = _pretrained(name)
+    if entry.packaged:
+        raise UsageError(
+            f"the weights of {name} come with cryoclass; no file takes their place.",
+            f"Use yours where they are needed: finetune or embed, with --backbone {name} --weights {file}",
+        )
     console.rows("imported", [("weights", import_weights(entry, file)), *_terms(entry)])
     console.next_command(f"cryoclass finetune particles.star --backbone {name}")
 
@@ -59,16 +67,15 @@ def import_file(
 @app.command()
 def verify(
     name: Annotated[
-        str | None, typer.Argument(help="Name from the list; all in the cache where left out.")
+        str | None, typer.Argument(help="Name from the list; all that are here where left out.")
     ] = None,
 ) -> None:
-    """Check cached weights: hash and structure."""
+    """Check weights that are here, in the cache or in the package: hash and structure."""
     from cryoclass.backbones.registry import BACKBONES
     from cryoclass.backbones.weights import cached_weights, verify_weights
 
-    entries = [_published(name)] if name else [e for e in BACKBONES.values() if cached_weights(e)]
-    if not entries:
-        console.note("no weights are cached")
+    here = [entry for entry in BACKBONES.values() if entry.packaged or cached_weights(entry)]
+    entries = [_pretrained(name)] if name else here
     for entry in entries:
         path = verify_weights(entry)
         console.rows(
@@ -76,11 +83,11 @@ def verify(
         )
 
 
-def _published(name: str) -> "BackboneSpec":
+def _pretrained(name: str) -> "BackboneSpec":
     from cryoclass.backbones.registry import spec
 
     entry = spec(name)
-    if entry.weights is None:
+    if not entry.trained_on:
         raise UsageError(f"{name} has no pretrained weights.", "cryoclass backbones list shows which have.")
     return entry
 
@@ -110,7 +117,8 @@ def _plain(entries: Iterable["BackboneSpec"]) -> list[str]:
 
     lines = [_line(COLUMNS)]
     for entry in entries:
-        state = "-" if entry.weights is None else "yes" if cached_weights(entry) else "no"
+        here = entry.packaged or cached_weights(entry)
+        state = "yes" if here else "no" if entry.weights else "-"
         first, *more = textwrap.wrap(entry.trained_on or "-", COLUMNS["trained on"], break_on_hyphens=False)
         lines.append(_line((entry.name, first, *_numbers(entry), entry.licence, _megabytes(entry), state)))
         lines += [f"{'':{COLUMNS['name']}} {part}" for part in more]
@@ -133,7 +141,7 @@ def _markdown(entries: Iterable["BackboneSpec"]) -> list[str]:
     ]
     for entry in entries:
         parameters, gflop, width = _numbers(entry)
-        size = f"{_megabytes(entry)} MB" if entry.weights else "-"
+        size = f"{_megabytes(entry)} MB" if entry.weights else "in the package" if entry.packaged else "-"
         cells = (
             *(f"`{entry.name}`", entry.summary, entry.trained_on or "-", f"{parameters} M", gflop, width),
             *(
@@ -156,4 +164,8 @@ def _numbers(entry: "BackboneSpec") -> tuple[str, str, str]:
 
 
 def _megabytes(entry: "BackboneSpec") -> str:
+    from cryoclass.backbones.packaged import packaged_weights
+
+    if entry.packaged:
+        return f"{packaged_weights(entry).stat().st_size / 1e6:.0f}"
     return f"{entry.weights.size / 1e6:.0f}" if entry.weights else "-"

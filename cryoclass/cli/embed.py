@@ -113,7 +113,7 @@ def embed(
     engine: Engine
     if bare.backbone is not None:
 
-        def open_boxes(wanted: Particles) -> Source:
+        def open_boxes(wanted: "Particles") -> "Source":
             return open_source(wanted, boxes, cutting, box)
 
         source = open_boxes(table)
@@ -122,22 +122,23 @@ def embed(
         engine = open_engine(model, onnx, device, "auto")
         card = engine.card
 
-        def open_boxes(wanted: Particles) -> Source:
+        def open_boxes(wanted: "Particles") -> "Source":
             return open_model_source(wanted, boxes, cutting, card, rescale=rescale)
 
         source = open_boxes(table)
     path = outdir / "embeddings.npy"
     flow = Flow(batch_size=batch_size, jobs=jobs, track=console.track)
-    examples = open_boxes(read_particles(query)) if query else None
+    examples = embed_examples(engine, open_boxes(read_particles(query)), flow) if query else None
     predictions = embed_all(engine, source, path, flow)
     rows = predictions.readable
     embedding = np.load(path, mmap_mode="r")[rows]
     content, columns = lay_out(table, embedding, predictions, engine.card.classes, labelled, layout)
     ranked = None
-    if examples is not None or like:
-        found = embed_examples(engine, examples, flow) if examples is not None else _chosen(path, like or [])
+    if like:
+        examples = _chosen(path, like)
+    if examples is not None:
         ranked = outdir / "ranked.star"
-        columns |= _rank(ranked, table, rows, likeness(embedding, found))
+        columns |= _rank(ranked, table, rows, likeness(embedding, examples))
     embedding_png(outdir / "embedding.png", content)
     embedding_page(outdir / "embedding.html", content)
     write_optimisation_sets(table, boxes.tomograms, [outdir / "particles.star"])

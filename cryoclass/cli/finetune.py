@@ -77,8 +77,10 @@ def finetune(
         )
     import torch
 
+    from cryoclass.backbones.registry import spec
     from cryoclass.cli.sources import open_source
     from cryoclass.devices import choose_device
+    from cryoclass.inference.compatibility import outside_domain
     from cryoclass.labels import read_labelled
     from cryoclass.subtomograms import JoinedSource
     from cryoclass.training.finetune import choose_recipe, choose_start
@@ -95,6 +97,9 @@ def finetune(
     assignment = assign(labelled.labels, labelled.tomograms, split, training.seed, labelled.classes)
     sources = [open_source(table, boxes, cutting, box) for table in labelled.tables]
     source = JoinedSource(sources) if len(sources) > 1 else sources[0]
+    if start.init == "auto" and start.weights is None:
+        for words in outside_domain(source, spec(start.backbone)):
+            console.warn(words)
     _say_plan(
         labelled, assignment.parts.tolist(), f"{assignment.mode}s kept apart, because {assignment.reason}"
     )
@@ -160,7 +165,7 @@ def _say_result(outdir: Path, tuned: "FineTuned", table: Path) -> None:
             ("balanced accuracy", f"{scores.balanced_accuracy:.4f}"),
             ("macro AUC", "-" if scores.auc is None else f"{scores.auc:.4f}"),
             ("calibration error", f"{scores.calibration_error:.4f}"),
-            ("best epoch", f"{tuned.history.best_epoch} of {len(tuned.history.epochs)}"),
+            ("best epoch", f"{tuned.history.best_epoch} of {tuned.history.epochs[-1].epoch}"),
             ("left out", f"{len(tuned.history.skipped)} unreadable" if tuned.history.skipped else "none"),
             ("model", outdir),
             ("look at", outdir / "report.html"),

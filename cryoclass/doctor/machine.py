@@ -10,6 +10,7 @@ from pathlib import Path
 import onnxruntime
 import torch
 
+from cryoclass.backbones.packaged import packaged_weights
 from cryoclass.backbones.registry import BACKBONES, spec
 from cryoclass.backbones.weights import cache_folder, cached_weights
 from cryoclass.devices import choose_device, why_no_cuda
@@ -151,10 +152,13 @@ def check_weights(backbone: str) -> Iterator[Finding]:
     ------
     UsageError
         No backbone has this name.
+    ModelError
+        Weights that come with cryoclass are missing or altered.
     """
     entry, folder = spec(backbone), cache_folder()
     cached = [other.name for other in BACKBONES.values() if cached_weights(other)]
-    words = f"{', '.join(cached) or 'none'} in {folder}"
+    packaged = [packaged_weights(other).stem for other in BACKBONES.values() if other.packaged]
+    words = f"{', '.join(packaged)} with cryoclass, {', '.join(cached) or 'none'} in {folder}"
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if entry.weights is None or entry.name in cached:
         yield ok("weights", words)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cryoclass.errors import UsageError
 from cryoclass.settings import Invention, Pretraining
 from cryoclass.simulate.boxes import see
 from cryoclass.simulate.species import describe, draw_assemblies
@@ -56,7 +57,7 @@ def draw_batch(
     for _ in range(pixel_sizes):
         angpix = _log_uniform(invention.pixel_range, generator)
         pixel = angpix * invention.box / 32
-        diameter = (max(invention.diameter[0], SMALLEST * pixel), min(invention.diameter[1], LARGEST * pixel))
+        diameter = diameters(pixel, invention)
         finest = 2 * angpix  # nothing finer is left of a density in such pixels
         drawn = draw_assemblies(
             species // pixel_sizes, diameter, (finest, max(40.0, 1.25 * finest)), generator
@@ -64,6 +65,38 @@ def draw_batch(
         boxes.append(see(drawn, views, angpix, snr, invention, generator).boxes)
         descriptions.append(describe(drawn, torch.full((len(drawn),), pixel, device=generator.device)))
     return Batch(boxes=torch.cat(boxes), description=torch.cat(descriptions))
+
+
+def diameters(pixel: float, invention: Invention) -> tuple[float, float]:
+    """Return the smallest and largest diameter in angstroms of species that boxes can show.
+
+    Parameters
+    ----------
+    pixel
+        Size in angstroms of a 32nd of the box.
+    invention
+        The diameters wished for.
+
+    Raises
+    ------
+    UsageError
+        All species are too large for the box, or too small to be seen.
+    """
+    least, most = invention.diameter
+    nearly = 1 - 1e-6  # a pixel size that was drawn may lie beyond the end of its range by rounding
+    if LARGEST * pixel < nearly * least:
+        raise UsageError(
+            f"boxes of 32 pixels of {pixel:g} angstroms hold species of up to {LARGEST * pixel:g} angstroms, but "
+            f"--diameter begins at {least:g}.",
+            "Use a larger --pixel-range, or smaller species.",
+        )
+    if nearly * SMALLEST * pixel > most:
+        raise UsageError(
+            f"pixels of {pixel:g} angstroms show species of {SMALLEST * pixel:g} angstroms or more, but --diameter "
+            f"ends at {most:g}.",
+            "Use a smaller --pixel-range, or larger species.",
+        )
+    return max(least, SMALLEST * pixel), min(most, LARGEST * pixel)
 
 
 def snr_at(done: float, settings: Pretraining, invention: Invention) -> tuple[float, float]:

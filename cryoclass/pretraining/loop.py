@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from cryoclass.backbones.spec import Backbone
-from cryoclass.errors import CryoclassError
+from cryoclass.errors import CryoclassError, UsageError
 from cryoclass.preparation import Preparer
-from cryoclass.pretraining.batches import draw_batch, snr_at
+from cryoclass.pretraining.batches import diameters, draw_batch, snr_at
 from cryoclass.pretraining.objective import Tasks
 from cryoclass.pretraining.own import altered
 from cryoclass.pretraining.retrieval import held_out, retrieval
@@ -117,8 +117,9 @@ def pretrain(
     CryoclassError
         The loss is no longer a number, or the GPU has too little memory.
     ModelError, UsageError
-        The checkpoint to resume from is damaged, or belongs to another run.
+        The checkpoint to resume from is damaged, or belongs to another run; or boxes do not suit each other or the species.
     """
+    _check_boxes(preparation, invention, run.own)
     torch.manual_seed(settings.seed)  # the tasks' heads are drawn from torch's own generator
     tasks = Tasks(backbone.width, *_spread(settings, invention)).to(run.device)
     backbone.to(run.device).to(memory_format=torch.channels_last_3d)
@@ -152,6 +153,17 @@ def pretrain(
         _save(bench, records)
         run.on_period(record)
     return records
+
+
+def _check_boxes(preparation: Preparation, invention: Invention, own: Boxes | None) -> None:
+    """Refuse, before anything is computed, boxes that would end the run somewhere on its way."""
+    for angpix in invention.pixel_range:
+        diameters(angpix * invention.box / 32, invention)
+    if own is not None and preparation.depth == "keep" and own.source.box != invention.box:
+        raise UsageError(
+            f"--depth keep leaves your boxes {own.source.box} slices and the invented ones {invention.box}.",
+            "Use --depth resize.",
+        )
 
 
 def period_of(settings: Pretraining) -> int:

@@ -204,6 +204,6 @@ def _training_facts(
         "freeze": run.freeze,
         "device": str(run.device),
         "best_epoch": history.best_epoch,
-        "epochs": len(history.epochs),
+        "epochs": history.epochs[-1].epoch,
         "unreadable": len(history.skipped),
     }

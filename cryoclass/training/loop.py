@@ -206,6 +206,7 @@ def fit(classifier: Classifier, examples: Examples, recipe: Recipe, run: Run) ->
     progress = _resumed(classifier, optimizer, settings, run)
     if recipe.head_first and not run.freeze and not progress.records:
         _keep(bench, progress, val, _start_head(bench, train))
+        run.on_epoch(progress.records[-1])
     last = progress.records[-1].epoch if progress.records else 0
     for epoch in range(last, recipe.epochs):
         _keep(bench, progress, val, _train(bench, optimizer, train, epoch))

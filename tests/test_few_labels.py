@@ -1,0 +1,430 @@
+"""A start that knows shapes already: the network in the package, the recipe for few labels, and embedding with no label."""
+
+import contextlib
+import csv
+import dataclasses
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import starfile
+import torch
+from cli_helpers import SPECIES, table
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+from cryoclass.backbones import packaged
+from cryoclass.backbones.registry import build_backbone, load_backbone, spec, usual_backbone
+from cryoclass.classifier import Classifier
+from cryoclass.cli import main
+from cryoclass.errors import ModelError
+from cryoclass.inference.compatibility import outside_domain
+from cryoclass.settings import Augmentation, Preparation, Recipe, Start, Training
+from cryoclass.training.augmentation import draw, resample
+from cryoclass.training.finetune import choose_recipe, choose_start
+from cryoclass.training.frozen import HEAD_FREEDOM, fit_head, standardise
+from cryoclass.training.loop import Examples, Run, fit
+from cryoclass.training.recipes import recipe
+
+CPU = torch.device("cpu")
+FEW = recipe("few", "pretrained")
+SMALL = Preparation(input_size=(16, 16, 16), intensity="standard")
+PAIRS, MIRRORS = ((2, 3), (2, 4), (3, 4)), ((2,), (3,), (4,), (2, 3, 4))
+
+
+class Toys:
+    """Boxes of 8 voxels in noise: bars along z, and sheets across it."""
+
+    def __init__(self, count=40, angpix=40.0, brightness=2.0):
+        self.angpix, self.box = angpix, 8
+        generator = np.random.default_rng(7)
+        self.labels = np.arange(count) % 2
+        self.voxels = generator.normal(0, 0.5, (count, 8, 8, 8)).astype(np.float32)
+        self.voxels[self.labels == 0, :, 3:5, 3:5] += brightness
+        self.voxels[self.labels == 1, 3:5, 2:6, 2:6] += brightness
+        self.order = np.arange(count)
+
+    def __len__(self):
+        return len(self.voxels)
+
+    def read(self, index):
+        return self.voxels[index]
+
+
+@pytest.fixture(scope="module")
+def examples():
+    toys = Toys()
+    parts = np.array(["train", "train", "train", "val", "test"] * (len(toys) // 5))
+    return Examples(source=toys, labels=toys.labels, parts=parts, classes=("bar", "sheet"))
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return Classifier("res32", 2)
+
+
+def copied(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def changed(module, before):
+    return {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
+
+
+def short(**changes) -> Recipe:
+    return FEW.replace(**{"preparation": SMALL, "epochs": 2} | changes)
+
+
+# -------------------------------------------------------------------------------------- what is usual
+
+
+def test_the_usual_backbone_is_the_one_that_suits_the_device():
+    assert usual_backbone(CPU) == "res32-species"
+    assert usual_backbone(torch.device("cuda")) == "r3d34-k400"
+    assert choose_start(Start(), CPU).backbone == "res32-species"
+    assert choose_start(Start(), torch.device("cuda", 1)).backbone == "r3d34-k400"
+    assert choose_start(Start(backbone="r3d10"), CPU) == Start(backbone="r3d10")
+
+
+@pytest.mark.parametrize(
+    ("start", "wish", "name"),
+    [
+        (Start(backbone="res32-species"), "auto", "few"),
+        (Start(backbone="res32-species", init="random"), "auto", "paper"),
+        (Start(backbone="res32-species"), "quick", "quick"),
+        (Start(backbone="r3d34-k400"), "auto", "paper"),
+        (Start(backbone="r3d10"), "auto", "paper"),
+        (Start(backbone="r3d10"), "few", "few"),
+    ],
+)
+def test_the_usual_recipe_is_the_one_that_suits_the_start(start, wish, name):
+    assert choose_recipe(start, Training(recipe=wish)).name == name
+
+
+@pytest.mark.parametrize("wish", ["few", "paper", "quick"])
+def test_a_network_for_boxes_has_a_size_and_grey_values_of_its_own(wish):
+    start = Start(backbone="res32-species")
+    made = choose_recipe(start, Training(recipe=wish)).preparation
+    assert (made.input_size, made.intensity) == ((32, 32, 32), "standard")
+    own = choose_recipe(start.replace(input_size=(16, 24, 24), intensity="unit"), Training(recipe=wish))
+    assert (own.preparation.input_size, own.preparation.intensity) == ((16, 24, 24), "unit")
+
+
+# ----------------------------------------------------------------------------------------- head first
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_fitted_head_is_a_logistic_regression_on_plain_embeddings(classes):
+    generator = torch.Generator().manual_seed(classes)
+    targets = (torch.arange(90) % 5).clamp(max=classes - 1)  # the last class has the most particles
+    sizes = 10.0 ** torch.linspace(-1, 1, 6)
+    embedding = (torch.randn(90, 6, generator=generator) + targets[:, None] / 2) * sizes + sizes
+    train = np.arange(60)
+    head = nn.Linear(6, classes)
+    loss = fit_head(head, standardise(embedding, train, np.arange(90), {}), train, targets)
+
+    scaler = StandardScaler().fit(embedding[:60])
+    wanted = LogisticRegression(C=HEAD_FREEDOM).fit(scaler.transform(embedding[:60]), targets[:60])
+    probabilities = wanted.predict_proba(scaler.transform(embedding))
+    found = head(embedding).softmax(1).detach().numpy()
+    np.testing.assert_allclose(found, probabilities, atol=2e-3)
+    assert (found.argmax(1) == probabilities.argmax(1)).mean() > 0.98  # but for the closest calls
+    assert loss == pytest.approx(log_loss(targets[:60], probabilities[:60]), abs=2e-3)
+
+
+def test_the_head_alone_stays_where_no_later_epoch_is_better(examples):
+    classifier, told = network(), []
+    before = copied(classifier.backbone)
+    history = fit(classifier, examples, short(lr=1.0), Run(device=CPU, on_epoch=told.append))
+    assert [record.epoch for record in history.epochs] == [0, 1, 2]
+    assert told == [*history.epochs]
+    assert history.best_epoch == 0, "a learning rate of 1 spoils everything"
+    assert not changed(classifier.backbone, before)
+    val = examples.parts[history.rows] == "val"
+    labels = examples.labels[history.rows[val]]
+    assert log_loss(labels, history.probabilities[val]) == pytest.approx(history.epochs[0].val_loss, rel=1e-4)
+
+
+@pytest.mark.parametrize(("head_first", "freeze"), [(False, False), (True, True)])
+def test_without_it_or_with_the_head_alone_the_first_epoch_is_1(examples, head_first, freeze):
+    made = short(head_first=head_first, epochs=1)
+    history = fit(network(), examples, made, Run(device=CPU, freeze=freeze))
+    assert [record.epoch for record in history.epochs] == [1]
+
+
+class StopError(Exception):
+    """Stands for a kill or Ctrl-C."""
+
+
+def test_a_resumed_run_fits_the_head_once(examples, tmp_path):
+    def stop(record):
+        if record.epoch == 1:
+            raise StopError
+
+    unbroken, broken, resumed = network(), network(), network(9)
+    history = fit(unbroken, examples, short(), Run(device=CPU))
+    with pytest.raises(StopError):
+        fit(broken, examples, short(), Run(device=CPU, folder=tmp_path, on_epoch=stop))
+    seen = []
+    run = Run(device=CPU, folder=tmp_path, resume=True, on_epoch=seen.append)
+    again = fit(resumed, examples, short(), run)
+    assert [record.epoch for record in seen] == [2]
+    assert [dataclasses.replace(record, seconds=0) for record in again.epochs] == [
+        dataclasses.replace(record, seconds=0) for record in history.epochs
+    ]
+    assert not changed(resumed, unbroken.state_dict())
+
+
+@pytest.mark.parametrize("freeze_norm", [True, False])
+def test_freeze_norm_leaves_the_statistics_as_they_are(examples, freeze_norm):
+    classifier = network()
+    before = copied(classifier.backbone)
+    fit(
+        classifier,
+        examples,
+        short(head_first=False, epochs=1, freeze_norm=freeze_norm),
+        Run(device=CPU),
+    )
+    moved = changed(classifier.backbone, before)
+    assert "conv1.weight" in moved
+    assert any("running" in name for name in moved) is not freeze_norm
+
+
+# ----------------------------------------------------------------------------------------- half turns
+
+
+def test_half_turns_draw_the_four_turns_that_keep_the_wedge_and_no_mirror():
+    still = Augmentation(probability=0.0, half_turns=True)
+    drawn = draw(4000, still, torch.Generator().manual_seed(0))
+    plane, z = drawn.plane[:, :, :2], torch.where(drawn.mirror_z, -1.0, 1.0)
+    found = torch.stack([plane[:, 0, 0], plane[:, 1, 1], z], dim=1)
+    assert torch.equal(plane, torch.diag_embed(found[:, :2])), "x stays x and y stays y"
+    assert torch.equal(found.prod(dim=1), torch.ones(4000)), "the determinant is 1: hands stay hands"
+    turns, counts = torch.unique(found, dim=0, return_counts=True)
+    assert len(turns) == 4
+    assert (counts / 4000).tolist() == pytest.approx([0.25] * 4, abs=0.03)
+
+
+def test_the_recipe_for_few_labels_mirrors_no_box():
+    drawn = draw(500, FEW.augmentation, torch.Generator().manual_seed(1))
+    hands = torch.linalg.det(drawn.plane[:, :, :2]) * torch.where(drawn.mirror_z, -1, 1)
+    assert (hands > 0).all()
+    assert drawn.plane[:, :, 2].abs().max() > 0.05  # it also shifts them
+
+
+def test_what_is_drawn_is_a_half_turn_of_the_box():
+    box = torch.randn(1, 1, 8, 12, 12, generator=torch.Generator().manual_seed(2))
+    drawn = draw(40, Augmentation(probability=0.0, half_turns=True), torch.Generator().manual_seed(3))
+    made = resample(box.expand(40, -1, -1, -1, -1), drawn, Preparation(input_size=(8, 12, 12)))
+    wanted = [box, *(box.flip(axes) for axes in PAIRS)]
+    seen = [
+        next(n for n, turned in enumerate(wanted) if torch.allclose(one, turned[0], atol=1e-5))
+        for one in made
+    ]
+    assert set(seen) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("name", ["res32", "res32-species"])
+@torch.inference_mode()
+def test_res32_sees_half_turns_alike_and_mirror_images_apart(name):
+    torch.manual_seed(0)
+    backbone = (load_backbone(name) if spec(name).packaged else build_backbone(name)).eval()
+    box = torch.randn(1, 1, 32, 32, 32)
+    plain = backbone(box)
+    assert plain.shape == (1, backbone.width)
+    size = plain.abs().mean()
+    for axes in PAIRS:
+        assert (backbone(torch.flip(box, axes)) - plain).abs().max() < 1e-4 * size
+    for axes in MIRRORS:
+        assert (backbone(torch.flip(box, axes)) - plain).abs().max() > 1e-2 * size
+    batch = torch.cat([box, -box, box.flip(2, 3)])
+    together = backbone(batch)
+    assert (together[[0, 2]] - plain).abs().max() < 1e-4 * size, "positions of different boxes are not mixed"
+    assert (together[1] - plain).abs().max() > 1e-2 * size
+
+
+# ------------------------------------------------------------------------------ weights in the package
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A copy of the weights in the package, to be damaged."""
+    shutil.copytree(packaged.FOLDER, tmp_path / "packaged")
+    monkeypatch.setattr(packaged, "FOLDER", tmp_path / "packaged")
+    return tmp_path / "packaged"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("safetensors", b"other", "is not the file that its card describes"),
+        ("safetensors", None, "cannot be read: No such file"),
+        ("json", b"{", "cannot be read"),
+        ("json", None, "cannot be read"),
+        ("json", b"{}", "is not the file that its card describes"),
+    ],
+)
+def test_damaged_weights_in_the_package_are_refused(folder, file, content, says):
+    load_backbone("res32-species")
+    path = folder / f"res32-species.{file}"
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(ModelError, match=says) as raised:
+        load_backbone("res32-species")
+    assert raised.value.hint == "Install cryoclass again."
+
+
+def test_boxes_unlike_those_that_it_has_learnt_from_are_named():
+    entry = spec("res32-species")
+    assert outside_domain(Toys(angpix=40), entry) == []  # 10 A in its own voxels
+    [words] = outside_domain(Toys(angpix=8), entry)
+    assert "in voxels of 2 A" in words
+    [words] = outside_domain(Toys(angpix=40, brightness=-2), entry)
+    assert "look dark" in words
+    assert "--invert yes" in words
+    assert len(outside_domain(Toys(angpix=8, brightness=-2), entry)) == 2
+    assert outside_domain(Toys(angpix=8, brightness=-2), spec("r3d10")) == []
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("command", ["embed", "finetune"])
+def test_commands_warn_of_such_boxes_where_the_weights_of_the_package_are_used(cryoclass, command):
+    argv = (command, "Extract/particles.star", "--invert", "yes", "--device", "cpu")
+    argv += ("--map", "pca") if command == "embed" else ("--epochs", 1)
+    ran = cryoclass(*argv, "-o", "A")
+    assert ran.status == 0, ran.err
+    assert "warning: these particles look dark, and res32-species has learnt from bright ones" in ran.err
+    own = packaged.FOLDER / "res32-species.safetensors"
+    ran = cryoclass(*argv, "--backbone", "res32", "--weights", own, "-o", "B")
+    assert ran.status == 0, ran.err
+    assert "warning" not in ran.err
+
+
+# ------------------------------------------------------------------------------------ from end to end
+
+
+@pytest.fixture(scope="module")
+def tuned(extracted):
+    """The project with a model folder of few epochs, made without naming a network or a recipe."""
+    folder = extracted.root
+    with contextlib.chdir(folder):
+        assert (
+            main(["finetune", "Extract/particles.star", "--device", "cpu", "--epochs", "2", "-o", "Few"]) == 0
+        )
+    return folder / "Few"
+
+
+def test_finetune_on_a_cpu_takes_the_network_of_the_package_and_its_recipe(tuned):
+    card = json.loads((tuned / "model.json").read_text())
+    assert card["backbone"] == card["training"]["start"]["backbone"] == "res32-species"
+    assert card["training"]["recipe"]["name"] == "few"
+    assert card["training"]["epochs"] == 2
+    assert card["preparation"]["input_size"] == [32, 32, 32]
+    with (tuned / "history.csv").open() as file:
+        history = list(csv.DictReader(file))
+    assert [line["epoch"] for line in history] == ["0", "1", "2"]
+    assert float(history[0]["lr"]) == 0 < float(history[1]["lr"])
+    best = [line["epoch"] for line in history if line["best"] == "True"]
+    assert str(card["training"]["best_epoch"]) == best[-1]
+
+
+@pytest.mark.usefixtures("here")
+def test_export_keeps_the_four_positions(cryoclass, tuned):
+    ran = cryoclass("export", tuned, "-o", "model.onnx")
+    assert ran.status == 0, ran.err
+    assert "the same class for every box" in ran.out
+    for engine in (("--onnx", "model.onnx"), ("--model", tuned)):
+        argv = ("embed", "Extract/particles.star", *engine, "--device", "cpu", "--map", "pca")
+        assert cryoclass(*argv, "-o", engine[0].strip("-")).status == 0
+    onnx, model = (np.load(Path(name) / "embeddings.npy") for name in ("onnx", "model"))
+    np.testing.assert_allclose(onnx, model, atol=1e-3 * np.abs(model).mean())
+
+
+# -------------------------------------------------------------------------------- with no label at all
+
+EMBED = ("embed", "Extract/particles.star", "--device", "cpu", "--map", "pca")
+
+
+def rankings(folder: str):
+    return table(Path(folder) / "ranked.star"), table(Path(folder) / "particles.star")
+
+
+@pytest.mark.usefixtures("here")
+def test_embed_needs_no_model(cryoclass, extracted):
+    ran = cryoclass(*EMBED, "--clusters", 3, "-o", "E")
+    assert ran.status == 0, ran.err
+    assert "backbone: res32-species" in ran.err
+    assert "warning" not in ran.err
+    assert {path.name for path in Path("E").iterdir()} == {
+        *("embeddings.npy", "particles.star", "embedding.html", "embedding.png")
+    }
+    embedding = np.load("E/embeddings.npy")
+    assert embedding.shape == (36, spec("res32-species").width)
+    assert np.isfinite(embedding).all()
+    before, after = table(extracted.particles), table(Path("E/particles.star"))
+    assert after[before.columns].equals(before)
+    assert set(after["cryoclassCluster"]) == {1, 2, 3}
+    assert "cryoclassLikeness" not in after
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("row", [1, 20])
+def test_like_ranks_by_likeness_to_a_row(cryoclass, extracted, row):
+    ran = cryoclass(*EMBED, "--like", row, "-o", "E")
+    assert ran.status == 0, ran.err
+    assert re.search(r"most alike first +E/ranked.star", ran.out)
+    before = table(extracted.particles)
+    ranked, whole = rankings("E")
+    assert ranked["rlnImageName"][0] == before["rlnImageName"][row - 1]
+    assert ranked["cryoclassLikeness"][0] == pytest.approx(1, abs=1e-3)
+    assert (ranked["cryoclassLikeness"].diff()[1:] <= 0).all()
+    assert ranked["cryoclassLikeness"].min() < 0.5
+    assert [*ranked.columns] == [*before.columns, "cryoclassLikeness"]
+    by_image = ranked.set_index("rlnImageName").loc[before["rlnImageName"]].reset_index()
+    assert by_image[before.columns].equals(before), "every row once, and nothing lost"
+    assert list(by_image["cryoclassLikeness"]) == list(whole["cryoclassLikeness"])
+    assert "optics" in starfile.read("E/ranked.star", always_dict=True)
+
+
+@pytest.mark.usefixtures("here")
+def test_like_may_be_given_several_times(cryoclass, extracted):
+    before = table(extracted.particles)
+    rows = [n for n, label in enumerate(before["cryoclassLabel"], 1) if label == SPECIES[1]][:3]
+    several = [word for row in rows for word in ("--like", row)]
+    assert cryoclass(*EMBED, *several, "-o", "E").status == 0
+    alike = table(Path("E/particles.star"))["cryoclassLikeness"]
+    chosen = alike[[row - 1 for row in rows]]
+    assert chosen.min() > alike.median()
+
+
+@pytest.mark.usefixtures("here")
+def test_query_ranks_by_likeness_to_another_table(cryoclass, extracted, tuned):
+    blocks = starfile.read(extracted.particles)
+    few = blocks["particles"].iloc[[4, 30]].drop(columns="cryoclassLabel")
+    starfile.write({"optics": blocks["optics"], "particles": few}, "few.star")
+    for model in ((), ("--model", tuned)):
+        for folder, wish in (("L", ("--like", 5, "--like", 31)), ("Q", ("--query", "few.star"))):
+            ran = cryoclass(*EMBED, *model, *wish, "--overwrite", "-o", folder)
+            assert ran.status == 0, ran.err
+        (like, _), (query, _) = rankings("L"), rankings("Q")
+        found = query.set_index("rlnImageName")["cryoclassLikeness"]
+        wanted = like.set_index("rlnImageName")["cryoclassLikeness"]
+        np.testing.assert_allclose(found.loc[wanted.index], wanted, atol=2e-4)
+
+
+@pytest.mark.usefixtures("here")
+def test_what_cannot_be_read_is_not_ranked(cryoclass, extracted):
+    blocks = starfile.read(extracted.particles)
+    blocks["particles"].loc[2, "rlnImageName"] = "gone.mrc"
+    starfile.write(blocks, "gaps.star")
+    argv = ("embed", "gaps.star", "--device", "cpu", "--map", "pca", "--like", 1, "-o", "E")
+    ran = cryoclass(*argv)
+    assert ran.status == 0, ran.err
+    ranked, whole = rankings("E")
+    assert len(ranked) == 35
+    assert "gone.mrc" not in set(ranked["rlnImageName"])
+    assert whole["cryoclassLikeness"][2] == -1

@@ -1,0 +1,625 @@
+"""Pre-training on species without end, and ranking by likeness with what has been learnt."""
+
+import csv
+import hashlib
+import json
+import math
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from cryoclass.backbones.registry import load_backbone, spec
+from cryoclass.backbones.spec import Backbone
+from cryoclass.errors import CryoclassError, UsageError
+from cryoclass.inference.likeness import likeness
+from cryoclass.preparation import Preparer
+from cryoclass.pretraining import loop, retrieval
+from cryoclass.pretraining.batches import snr_at
+from cryoclass.pretraining.loop import PretrainingRun, learning_rate, period_of, pretrain
+from cryoclass.pretraining.objective import Tasks, contrastive_loss
+from cryoclass.pretraining.own import altered
+from cryoclass.settings import Invention, Preparation, Pretraining
+from cryoclass.simulate import optics
+
+CPU = torch.device("cpu")
+NETWORK = ["-j", "1", "--device", "cpu", "--input-size", "16", "16", "16"]
+SHORT = ["pretrain", "-n", "4", "-b", "4", "--pixel-sizes", "2", *NETWORK]
+FILES = {"backbone.safetensors", "backbone.json", "history.csv", "checkpoint.pt"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _little_to_compare():
+    """Every short period ends with a score, and every run begins with a spread; few species are enough for them here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retrieval, "SPECIES", 10)
+        patch.setattr(retrieval, "VIEWS", 2)
+        patch.setattr(loop, "REFERENCE", 200)
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of an unbroken run."""
+    from cryoclass.cli import main
+
+    folder = tmp_path_factory.mktemp("finished")
+    argv = [*SHORT, "-o", str(folder / "P")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["cryoclass", *argv])
+        assert main(argv) == 0
+    return folder / "P"
+
+
+def weights_of(folder):
+    return Path(folder, "backbone.safetensors").read_bytes()
+
+
+def card_of(folder):
+    return json.loads(Path(folder, "backbone.json").read_text())
+
+
+def history_of(folder):
+    with Path(folder, "history.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def small(name):
+    entry = spec(name)
+    return entry.prepare(entry.preparation((16, 16, 16)), 32)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+# ----------------------------------------------------------------------------------------------- schedules
+
+
+def test_the_snr_goes_geometrically_from_the_first_to_the_last():
+    settings, invention = Pretraining(ramp=0.5), Invention(first_snr=(1.0, 4.0), snr=(0.01, 1.0))
+    found = {done: snr_at(done, settings, invention) for done in (0, 0.125, 0.25, 0.5, 0.9, 1)}
+    assert found[0] == pytest.approx((1, 4))
+    assert found[0.125] == pytest.approx((0.01**0.25, 4**0.75))
+    assert found[0.25] == pytest.approx((0.1, 2))
+    assert found[0.5] == found[0.9] == found[1] == pytest.approx((0.01, 1))
+
+
+def test_the_learning_rate_rises_along_a_line_and_falls_along_a_cosine():
+    assert learning_rate(0, 2.0) == pytest.approx(0.02)
+    assert learning_rate(0.015, 2.0) == pytest.approx(2 * 0.505)
+    assert learning_rate(0.03, 2.0) == pytest.approx(2)
+    assert learning_rate(0.03 + 0.97 / 4, 2.0) == pytest.approx(1 + math.sqrt(0.5))
+    assert learning_rate(0.03 + 0.97 / 2, 2.0) == pytest.approx(1)
+    assert learning_rate(1, 2.0) == pytest.approx(0)
+    rates = [learning_rate(step / 1000, 1.0) for step in range(1001)]
+    assert rates == sorted(rates[:31]) + sorted(rates[31:], reverse=True)
+
+
+@pytest.mark.parametrize(("steps", "period"), [(1, 1), (39, 1), (400, 10), (10_000_000, 1000)])
+def test_the_history_has_about_forty_lines_and_none_is_too_long(steps, period):
+    assert period_of(Pretraining(steps=steps)) == period
+
+
+# ----------------------------------------------------------------------------------------------- objective
+
+
+def slow_contrastive_loss(vectors, numbers, temperature):
+    """NT-Xent as it is written down, pair by pair."""
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    count, total = len(unit), 0.0
+    for one in range(count):
+        likenesses = {
+            other: math.exp(float(unit[one] @ unit[other]) / temperature)
+            for other in range(count)
+            if other != one
+        }
+        same = [other for other in likenesses if numbers[other] == numbers[one]]
+        total -= sum(math.log(likenesses[other] / sum(likenesses.values())) for other in same) / len(same)
+    return total / count
+
+
+@pytest.mark.parametrize("views", [2, 3])
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+def test_the_contrastive_loss_is_nt_xent(views, temperature):
+    vectors = np.random.default_rng(views).normal(size=(5 * views, 7))
+    numbers = np.random.default_rng(0).permutation(np.repeat(np.arange(5), views))
+    found = contrastive_loss(torch.tensor(vectors), torch.tensor(numbers), temperature)
+    assert float(found) == pytest.approx(slow_contrastive_loss(vectors, numbers, temperature), rel=1e-5)
+
+
+@pytest.mark.parametrize("views", [2, 3])
+def test_the_contrastive_loss_is_low_where_views_of_a_species_agree(views):
+    numbers = torch.arange(6).repeat_interleave(views)
+    noise = torch.randn((6 * views, 32), generator=seeded())
+    species = torch.randn((6, 32), generator=seeded(1))[numbers]
+    losses = [
+        float(contrastive_loss(species + share * noise, numbers, 0.1)) for share in (0.0, 0.5, 2.0, 1e3)
+    ]
+    assert losses == sorted(losses)
+    assert losses[0] < 0.5 * losses[-1]
+    assert float(contrastive_loss(species, numbers.roll(1), 0.1)) > losses[1]
+
+
+def tasks(mean=0.5, std=2.0):
+    torch.manual_seed(0)
+    return Tasks(8, torch.full((5,), mean), torch.full((5,), std))
+
+
+def test_descriptions_are_learnt_in_units_of_their_spread():
+    heads, vectors = tasks(), torch.randn((6, 8), generator=seeded())
+    description = torch.randn((6, 5), generator=seeded(1))
+    losses = heads(vectors, torch.arange(6), description, None)
+    expected = (heads.say(vectors) - (description - 0.5) / 2).square().mean()
+    assert torch.allclose(losses.describe, expected)
+    assert losses.contrast == 0
+
+
+def test_boxes_that_nobody_can_describe_are_compared_only():
+    heads, vectors = tasks(), torch.randn((6, 8), generator=seeded())
+    description = torch.randn((6, 5), generator=seeded(1))
+    unknown = description.clone()
+    unknown[[1, 4]] = torch.nan
+    species = torch.arange(3).repeat_interleave(2)
+    losses, known = heads(vectors, species, unknown, 0.1), [0, 2, 3, 5]
+    assert torch.equal(
+        losses.describe, heads(vectors[known], species[known], description[known], None).describe
+    )
+    assert torch.equal(losses.contrast, heads(vectors, species, description, 0.1).contrast)
+    (losses.describe + losses.contrast).backward()
+    assert all(value.grad.isfinite().all() for value in heads.parameters())
+
+
+def test_a_batch_that_nobody_can_describe_is_compared_only():
+    heads, vectors = tasks(), torch.randn((4, 8), generator=seeded())
+    losses = heads(vectors, torch.tensor([0, 0, 1, 1]), torch.full((4, 5), torch.nan), 0.1)
+    assert losses.describe == 0
+    assert losses.contrast > 0
+
+
+def test_a_number_that_never_changes_does_not_blow_up_the_loss():
+    heads = tasks(std=0.0)
+    losses = heads(torch.zeros((2, 8)), torch.arange(2), torch.full((2, 5), 0.5), None)
+    assert losses.describe < 1
+
+
+# ------------------------------------------------------------------------------------------------- own boxes
+
+WIDE = Invention(tilt=(89, 89), axis_spread=0, odd_axis=0, shift=0)
+
+
+def with_wedge(count, side=16, tilt=50):
+    """Noise that a tilt series has seen, and what of its spectrum is empty."""
+    seen = torch.tensor(optics.seen_by_tilts((side,) * 3, tilt))
+    noise = torch.randn((count, side, side, side), generator=seeded(9))
+    spectrum = torch.fft.rfftn(noise, dim=(1, 2, 3)) * seen
+    return torch.fft.irfftn(spectrum, s=(side,) * 3, dim=(1, 2, 3)), ~seen
+
+
+def test_altering_a_box_adds_nothing_to_its_missing_wedge():
+    raw, empty = with_wedge(10)
+    views = altered(raw, 4, WIDE, seeded())
+    assert views.shape == (10, 4, 16, 16, 16)
+    found = torch.fft.rfftn(views, dim=(2, 3, 4)).abs()
+    # The planes of the last frequency have no opposite: a turned box may show them elsewhere.
+    kz, ky, kx = optics.frequencies((16,) * 3)
+    inner = torch.tensor((kz > -0.5) & (ky > -0.5) & (kx < 0.5))
+    assert found[..., empty & inner].max() < 1e-5 * found.max()
+    assert (found[..., ~empty & inner] > 1e-3).float().mean() > 0.95
+
+
+def test_altering_takes_away_what_other_tilts_would_not_have_seen():
+    raw, _ = with_wedge(4, tilt=60)
+    views = altered(raw, 3, WIDE.replace(tilt=(45, 45)), seeded())
+    found = torch.fft.rfftn(views, dim=(2, 3, 4)).abs()
+    unseen = torch.tensor(~optics.seen_by_tilts((16,) * 3, 45))
+    assert found[..., unseen].max() < 1e-5 * found.max()
+
+
+def test_altered_views_show_the_same_particle_in_four_positions_under_new_noise():
+    blob = torch.zeros((1, 16, 16, 16))
+    blob[0, 3:6, 4:9, 9:14] = 10
+    raw = blob + torch.randn(blob.shape, generator=seeded())
+    views = altered(raw, 60, WIDE, seeded())[0]
+    assert len(torch.unique(views.flatten(1), dim=0)) == 60
+    positions = torch.stack([blob[0].flip(axes).flatten() for axes in ((), (1, 2), (0, 2), (0, 1))])
+    alike = torch.tensor(np.corrcoef(torch.cat([positions, views.flatten(1)]))[:4, 4:])
+    assert alike.amax(0).min() > 0.3
+    assert alike.sort(0).values[2].max() < 0.2
+    assert set(alike.argmax(0).tolist()) == {0, 1, 2, 3}
+    assert alike.amax(0).max() > 1.4 * alike.amax(0).min()  # some views are nearly clean, others not
+
+
+def test_altered_views_are_shifted_by_half_the_allowance_at_most():
+    raw = torch.zeros((1, 17, 17, 17))
+    raw[0, 8, 8, 8] = 1
+    places = {
+        tuple(int(place) for place in np.unravel_index(int(view.argmax()), view.shape))
+        for view in altered(raw, 200, WIDE.replace(shift=4.5), seeded())[0]
+    }
+    assert {place[axis] for place in places for axis in range(3)} == {6, 7, 8, 9, 10}
+
+
+def test_altering_is_repeatable_and_takes_boxes_of_any_size():
+    for side in (9, 16):
+        raw, _ = with_wedge(3, side)
+        one, same, other = (altered(raw, 2, Invention(), seeded(seed)) for seed in (0, 0, 1))
+        assert one.shape == (3, 2, side, side, side)
+        assert torch.equal(one, same)
+        assert not torch.equal(one, other)
+
+
+# ------------------------------------------------------------------------------------------------- retrieval
+
+
+class Oracle(Backbone):
+    """Sees the grey value of one voxel of each box, as a direction."""
+
+    width = 10
+
+    def forward(self, x):
+        assert not self.training
+        return nn.functional.one_hot(x[:, 0, 0, 0, 0].long(), 10).float()
+
+
+def test_retrieval_is_the_share_of_boxes_nearest_to_their_own_species():
+    species = torch.arange(10).repeat_interleave(3)
+    told = torch.cat([torch.arange(10).repeat_interleave(3)[:-3], torch.tensor([0, 1, 2])])
+    oracle = Oracle()
+
+    class Raw(Preparer):
+        def forward(self, raw):
+            return raw[:, None]
+
+    preparer = Raw(Preparation(input_size=(8, 8, 8)))
+    boxes = told[:, None, None, None].expand(-1, 8, 8, 8).float()
+    for seen, score in ((boxes, 27 / 30), (species[:, None, None, None].expand(-1, 8, 8, 8).float(), 1)):
+        found = retrieval.retrieval(oracle, preparer, retrieval.HeldOut(boxes=seen, species=species))
+        assert found == pytest.approx(score)
+    assert oracle.training
+
+
+def test_held_out_species_are_always_the_same():
+    one, same = (retrieval.held_out(Invention(), CPU) for _ in range(2))
+    assert one.boxes.shape == (20, 32, 32, 32)
+    assert torch.equal(one.boxes, same.boxes)
+    assert one.species.tolist() == np.repeat(np.arange(10), 2).tolist()
+
+
+# ---------------------------------------------------------------------------------------------- learning
+
+
+def test_the_losses_fall(monkeypatch):
+    monkeypatch.setattr(loop, "REFERENCE", 2000)  # a few rare species make much of the spread
+    monkeypatch.setattr(retrieval, "VIEWS", 1)
+    settings = Pretraining(steps=40, species=16, pixel_sizes=1, views=2, contrast=0.1)
+    easy = Invention(pixel_range=(8, 8), first_snr=(20, 20), snr=(20, 20), neighbours=0, membrane_chance=0)
+    torch.manual_seed(0)
+    records = pretrain(load_backbone("res32"), small("res32"), settings, easy, PretrainingRun(device=CPU))
+    assert [record.step for record in records] == list(range(1, 41))
+    assert [record.boxes for record in records] == [32 * record.step for record in records]
+    contrast, describe = ([getattr(record, part) for record in records] for part in ("contrast", "describe"))
+    assert np.median(contrast[-10:]) < 0.9 * np.median(contrast[:5])
+    assert np.median(describe[-20:]) < 0.8 * np.median(describe[:10])
+    assert all(0 < record.drawing < 1 for record in records)
+
+
+# ------------------------------------------------------------------------------------------ command line
+
+
+def test_a_run_leaves_weights_card_and_history(finished):
+    assert {path.name for path in finished.iterdir()} == FILES
+    card, history = card_of(finished), history_of(finished)
+    assert shlex.split(card["command"]) == ["cryoclass", *SHORT, "-o", str(finished)]
+    assert card["backbone"] == "res32"
+    assert card["start"] == "random"
+    assert card["device"] == "cpu"
+    assert card["boxes"] == 16
+    assert card["threads"] == 1
+    assert card["own_particles"] == 0
+    assert card["weights_sha256"] == hashlib.sha256(weights_of(finished)).hexdigest()
+    assert card["bytes"] == len(weights_of(finished))
+    assert card["preparation"]["input_size"] == [16, 16, 16]
+    assert card["pretraining"] == Pretraining(steps=4, species=4, pixel_sizes=2).to_dict()
+    assert card["pretraining"]["seed"] == 0
+    assert card["invention"] == Invention().to_dict()
+    assert card["scores"]["retrieval"] == pytest.approx(float(history[-1]["retrieval"]), abs=1e-4)
+    assert "20 boxes of 10 invented species" in card["scores"]["what"]
+    assert [row["step"] for row in history] == ["1", "2", "3", "4"]
+    assert [row["boxes"] for row in history] == ["4", "8", "12", "16"]
+    assert {row["contrast"] for row in history} == {"0.0"}
+    assert all(np.isfinite([float(cell) for cell in row.values()]).all() for row in history)
+    assert (float(history[0]["snr_low"]), float(history[-1]["snr_low"])) == pytest.approx((0.5, 0.02))
+
+
+def test_the_weights_can_be_used(finished):
+    path = finished / "backbone.safetensors"
+    written = safetensors.torch.load_file(path)
+    start = load_backbone("res32").state_dict()
+    loaded = load_backbone("res32", weights=path).state_dict()
+    assert loaded.keys() == written.keys() == start.keys()
+    assert all(torch.equal(loaded[name], value) for name, value in written.items())
+    assert all(value.isfinite().all() for value in written.values())
+    assert int(written["bn1.num_batches_tracked"]) == 4
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(cryoclass, finished, tmp_path):
+    for seed in (0, 1):
+        ran = cryoclass(*SHORT, "-o", tmp_path / str(seed), "--seed", seed)
+        assert ran.status == 0, ran.err
+    assert weights_of(tmp_path / "0") == weights_of(finished)
+    assert weights_of(tmp_path / "1") != weights_of(finished)
+    first = ("step", "boxes", "lr", "snr_low", "snr_high", "describe", "contrast", "retrieval")
+    again, unbroken = history_of(tmp_path / "0"), history_of(finished)
+    assert [[row[name] for name in first] for row in again] == [
+        [row[name] for name in first] for row in unbroken
+    ]
+
+
+@pytest.fixture
+def interrupted(cryoclass, tmp_path, monkeypatch):
+    """The folder of a run that Ctrl-C has ended after its second step."""
+
+    def interrupt(period):
+        if period.step == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["cryoclass.cli.pretrain"], "_say_period", interrupt)
+        ran = cryoclass(*SHORT, "-o", tmp_path / "P")
+    assert ran.status == 130
+    assert "interrupted" in ran.err
+    assert {path.name for path in (tmp_path / "P").iterdir()} == {"checkpoint.pt"}
+    return tmp_path / "P"
+
+
+def test_a_resumed_run_gives_the_weights_of_an_unbroken_one(cryoclass, finished, interrupted):
+    ran = cryoclass(*SHORT, "-o", interrupted, "--resume")
+    assert ran.status == 0, ran.err
+    assert "step      2" not in ran.err
+    assert "step      3" in ran.err
+    assert weights_of(interrupted) == weights_of(finished)
+    first = ("step", "boxes", "lr", "describe", "contrast", "retrieval")
+    one, other = history_of(interrupted), history_of(finished)
+    assert [[row[name] for name in first] for row in one] == [[row[name] for name in first] for row in other]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("--lr 0.001", "lr was 0.003, now 0.001"),
+        ("--seed 3", "seed was 0, now 3"),
+        ("--tilt 50 60", r"tilt was [45.0, 68.0], now [50.0, 60.0]"),
+        ("--input-size 16 16 8", "input_size was [16, 16, 16], now [16, 16, 8]"),
+        ("--backbone r3d10", "backbone was res32, now r3d10"),
+    ],
+)
+def test_a_run_is_resumed_with_its_own_settings_only(cryoclass, interrupted, change, words):
+    before = (interrupted / "checkpoint.pt").read_bytes()
+    ran = cryoclass(*SHORT, *change.split(), "-o", interrupted, "--resume")
+    assert ran.status == 2
+    assert "belongs to another run" in ran.err
+    assert words in " ".join(ran.err.split())
+    assert "--resume" in ran.err
+    assert (interrupted / "checkpoint.pt").read_bytes() == before
+
+
+def test_an_interrupted_run_is_not_thrown_away_unasked(cryoclass, interrupted):
+    before = (interrupted / "checkpoint.pt").read_bytes()
+    ran = cryoclass(*SHORT, "-o", interrupted)
+    assert ran.status == 2
+    assert "holds an interrupted run" in ran.err
+    assert "--resume" in ran.err
+    assert (interrupted / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_finished_run_is_overwritten_only_when_asked(cryoclass, tmp_path):
+    argv = [*SHORT, "-o", tmp_path, "-n", 1]
+    assert cryoclass(*argv).status == 0
+    before = weights_of(tmp_path)
+    ran = cryoclass(*argv, "--seed", 1)
+    assert ran.status == 2
+    assert "holds a finished run" in ran.err
+    assert weights_of(tmp_path) == before
+    ran = cryoclass(*argv, "--seed", 1, "--overwrite")
+    assert ran.status == 0, ran.err
+    assert weights_of(tmp_path) != before
+    assert card_of(tmp_path)["pretraining"]["seed"] == 1
+    assert len(history_of(tmp_path)) == 1
+
+
+def test_resuming_a_finished_run_takes_no_further_step(cryoclass, tmp_path):
+    argv = [*SHORT, "-o", tmp_path, "-n", 1]
+    assert cryoclass(*argv).status == 0
+    before = weights_of(tmp_path)
+    ran = cryoclass(*argv, "--resume")
+    assert ran.status == 0, ran.err
+    assert "step      1" not in ran.err
+    assert weights_of(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ("--views 1 --contrast 0.1", "compares boxes of one species, but --views is 1"),
+        ("--contrast 0 --describe 0", "--describe and --contrast are both 0"),
+        ("-b 5 --pixel-sizes 2", "--pixel-sizes 2 does not divide --batch-species 5"),
+        ("--snr 1 0.1", "--snr is 1 0.1; the smaller number comes first"),
+        ("--pixel-range 1 8", "hold species of up to 27 angstroms"),
+        ("--pixel-range 8 100", "show species of 400 angstroms or more"),
+        ("--steps 0", "--steps is 0; it must be at least 1"),
+        ("Extract/particles.star", "nobody knows what your own particles are like"),
+        ("--backbone res", "There is no backbone named 'res'"),
+        ("--input-size 4 16 16", "--input-size is 4"),
+        ("--weights nothing.safetensors", "nothing.safetensors cannot be read"),
+        ("missing.star --views 2 --contrast 0.1", "missing.star"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_computed(cryoclass, here, argv, words):
+    ran = cryoclass("pretrain", "-o", "P", "--device", "cpu", "-j", 1, *argv.split())
+    assert ran.status in (1, 2)
+    assert words in " ".join(ran.err.split())
+    assert not (here / "P").exists()
+
+
+def test_a_loss_that_explodes_is_an_error_and_never_a_checkpoint(tmp_path):
+    backbone = load_backbone("res32")
+    with torch.no_grad():
+        backbone.conv1.weight.fill_(torch.inf)
+    settings = Pretraining(steps=2, species=4, pixel_sizes=2)
+    run = PretrainingRun(device=CPU, folder=tmp_path)
+    with pytest.raises(CryoclassError, match=r"before step 1.*no longer a number") as raised:
+        pretrain(backbone, small("res32"), settings, Invention(), run)
+    assert "--lr" in raised.value.hint
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_network_can_be_taught(cryoclass, tmp_path):
+    size = ["--input-size", 8, 16, 16]
+    ran = cryoclass(*SHORT, "-n", 2, "--backbone", "r3d10", *size, "-o", tmp_path)
+    assert ran.status == 0, ran.err
+    assert card_of(tmp_path)["backbone"] == "r3d10"
+    assert card_of(tmp_path)["preparation"]["input_size"] == [8, 16, 16]
+    loaded = load_backbone("r3d10", weights=tmp_path / "backbone.safetensors")
+    assert loaded(torch.zeros((2, 1, 8, 16, 16))).isfinite().all()
+
+
+def test_a_run_can_start_from_the_weights_of_another(cryoclass, finished, tmp_path):
+    path, statistics = finished / "backbone.safetensors", []
+    before = safetensors.torch.load_file(path)
+    for seed, lr in ((0, 1e-9), (0, 1e-8), (1, 1e-9)):
+        argv = [*SHORT, "-n", 1, "--seed", seed, "--lr", f"{lr:.0e}", "--weights", path]
+        ran = cryoclass(*argv, "-o", tmp_path, "--overwrite")
+        assert ran.status == 0, ran.err
+        assert card_of(tmp_path)["start"] == str(path)
+        after = safetensors.torch.load(weights_of(tmp_path))
+        assert torch.allclose(before["conv1.weight"], after["conv1.weight"], atol=1e-6)
+        statistics.append(after["bn1.running_mean"])
+    # From the same weights, only other boxes make other statistics in the first step.
+    assert torch.equal(statistics[0], statistics[1])
+    assert not torch.allclose(statistics[0], statistics[2], atol=1e-4)
+
+
+def test_own_particles_take_part_whatever_their_box(cryoclass, here):
+    argv = [*SHORT, "-n", 2, "--views", 2, "--contrast", 0.1, "-o", "P"]
+    ran = cryoclass(*argv, "Extract/particles.star")
+    assert ran.status == 0, ran.err
+    assert "36 of 36 particles of Extract/particles.star take part" in ran.err
+    card, history = card_of(here / "P"), history_of(here / "P")
+    assert card["own_particles"] == 36
+    assert card["boxes"] == 2 * 2 * (4 + 1)  # steps, views, invented species and own particles
+    assert all(float(row["contrast"]) > 0 and float(row["describe"]) > 0 for row in history)
+    assert all(value.isfinite().all() for value in safetensors.torch.load(weights_of(here / "P")).values())
+
+
+def test_own_particles_of_another_depth_cannot_keep_it(cryoclass, here):
+    argv = [*SHORT, "--views", 2, "--contrast", 0.1, "--depth", "keep", "-o", "P"]
+    ran = cryoclass(*argv, "Extract/particles.star")
+    assert ran.status == 2
+    assert "--depth keep leaves your boxes 16 slices and the invented ones 32" in ran.err
+    assert "--depth resize" in ran.err
+    assert not (here / "P").exists()
+
+
+def test_boxes_can_keep_their_depth(cryoclass, tmp_path):
+    ran = cryoclass(*SHORT, "-n", 1, "--depth", "keep", "-o", tmp_path)
+    assert ran.status == 0, ran.err
+
+
+def test_comparing_alone_can_be_learnt_with_own_particles(cryoclass, here):
+    argv = [*SHORT, "-n", 1, "--views", 3, "--contrast", 1, "--describe", 0, "-o", "P"]
+    ran = cryoclass(*argv, "Extract/particles.star")
+    assert ran.status == 0, ran.err
+    assert card_of(here / "P")["boxes"] == 3 * (4 + 1)
+
+
+def test_own_particles_can_be_cut_from_tomograms(cryoclass, here, extracted):
+    argv = [*SHORT, "-n", 1, "--views", 2, "--contrast", 0.1, "-o", "P", extracted.coordinates]
+    ran = cryoclass(*argv, "--tomograms", extracted.tomograms, "--box", 24)
+    assert ran.status == 0, ran.err
+    assert card_of(here / "P")["own_particles"] == 36
+
+
+# ------------------------------------------------------------------------------------------------ likeness
+
+
+def clusters(count=30, width=12, seed=0):
+    """Three clusters in turn, and the number of each particle's."""
+    generator = np.random.default_rng(seed)
+    number = np.arange(count) % 3
+    centres = generator.normal(size=(3, width)) * 3
+    return (centres[number] + generator.normal(size=(count, width))).astype(np.float32), number
+
+
+def test_an_example_is_most_like_itself():
+    embedding, _ = clusters()
+    for row in range(5):
+        found = likeness(embedding, embedding[[row]])
+        assert found.shape == (30,)
+        assert found.dtype == np.float32
+        assert found[row] == pytest.approx(1, abs=1e-6)
+        assert found.argmax() == row
+        assert found.min() >= -1 - 1e-6
+
+
+@pytest.mark.parametrize("cluster", [0, 1, 2])
+def test_examples_rank_their_own_cluster_first(cluster):
+    embedding, number = clusters()
+    examples = embedding[np.flatnonzero(number == cluster)[:3]]
+    ranked = np.argsort(-likeness(embedding, examples))
+    assert (number[ranked[:10]] == cluster).all()
+
+
+def test_examples_need_not_be_among_the_particles():
+    embedding, number = clusters(60)
+    alike = likeness(embedding[30:], embedding[:30][number[:30] == 1])
+    assert (number[30:][np.argsort(-alike)[:10]] == 1).all()
+
+
+def test_the_scale_of_a_number_plays_no_part():
+    embedding, _ = clusters()
+    factors = np.linspace(0.5, 40, embedding.shape[1], dtype=np.float32)
+    expected = likeness(embedding, embedding[:2])
+    assert likeness(factors * embedding + 7, factors * embedding[:2] + 7) == pytest.approx(expected, abs=1e-4)
+
+
+def test_numbers_that_never_change_do_no_harm():
+    embedding, _ = clusters()
+    more = np.zeros((len(embedding), 4), np.float32)
+    more[:, 1] = 5
+    more[:, 2] = 0.1 + 1e-8 * np.arange(len(embedding))  # rounding
+    more[:, 3] = -1e4
+    wider = np.concatenate([embedding, more], axis=1)
+    found = likeness(wider, wider[:2])
+    assert found == pytest.approx(likeness(embedding, embedding[:2]), abs=1e-3)
+
+
+def test_particles_that_are_all_the_same_are_like_any_other():
+    embedding = np.full((7, 4), 0.1, np.float32)
+    found = likeness(embedding, embedding[:1])
+    assert np.isfinite(found).all()
+    assert len(set(found.tolist())) == 1
+
+
+def test_examples_that_contradict_each_other_say_nothing():
+    embedding = np.array([[1, 0], [-1, 0], [0, 1], [0, -1]], np.float32)
+    assert likeness(embedding, embedding[:2]) == pytest.approx(0, abs=1e-6)
+
+
+# ----------------------------------------------------------------------------------------------- settings
+
+
+def test_settings_that_teach_nothing_are_refused():
+    with pytest.raises(UsageError, match="nothing to learn"):
+        Pretraining(describe=0, contrast=0)
+    with pytest.raises(UsageError, match="--views is 1") as raised:
+        Pretraining(contrast=0.1)
+    assert "--views 2" in raised.value.hint
+    with pytest.raises(UsageError, match="does not divide") as raised:
+        Pretraining(species=10, pixel_sizes=4)
+    assert "--batch-species 8" in raised.value.hint
