@@ -76,7 +76,7 @@ def _plain(value: Any) -> Any:
 
 
 def _check_limits(flag: str, value: Any, option: Option) -> None:
-    for number in value if isinstance(value, tuple) else (value,):
+    for number in value if isinstance(value, tuple | list) else (value,):
         if isinstance(number, str | bool | Path) or number is None:
             continue
         if option.minimum is not None and not number >= option.minimum:
@@ -389,7 +389,7 @@ class Training(Settings):
     recipe: str = setting(
         "auto",
         help="paper (Jain, Li and Xu 2024), quick (for a laptop) or few (head first, then all, gently); auto is few "
-        "for res32-species and paper for the others.",
+        "for a res32 that has been pre-trained, and paper for the others.",
         unit="name",
     )
     epochs: int | None = setting(
@@ -439,6 +439,23 @@ class Mapping2d(Settings):
     )
     clusters: int | None = setting(None, help="Group the particles by k-means.", unit="k", minimum=2)
     seed: int = setting(0, help="Seed of map and clusters.", minimum=0, maximum=MAX_SEED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples(Settings):
+    """A few particles that all others are compared with: rows of the table, or another table."""
+
+    panel: ClassVar[str] = "Ranking by likeness to a few examples"
+
+    like: list[int] | None = setting(
+        None, help="Row of an example, counted from 1; may be given several times.", unit="row", minimum=1
+    )
+    query: Path | None = setting(None, help="STAR file that holds the examples.", unit="star")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.like and self.query is not None:
+            raise UsageError("give one of --query and --like.")
 
 
 # -------------------------------------------------------------------------------------------- simulate

@@ -20,6 +20,7 @@ from torch import nn
 
 from cryoclass.backbones import packaged
 from cryoclass.backbones.registry import build_backbone, load_backbone, spec, usual_backbone
+from cryoclass.backbones.res32 import half_turn
 from cryoclass.classifier import Classifier
 from cryoclass.cli import main
 from cryoclass.errors import ModelError
@@ -229,6 +230,13 @@ def test_what_is_drawn_is_a_half_turn_of_the_box():
     assert set(seen) == {0, 1, 2, 3}
 
 
+def test_a_half_turn_is_a_turn_of_the_box_but_for_the_place_of_its_centre():
+    odd = torch.randn(1, 1, 5, 7, 9)
+    assert torch.equal(half_turn(odd, (2, 4)), odd.flip(2, 4))
+    even = torch.randn(1, 1, 6, 8, 8)
+    assert torch.equal(half_turn(even, (3, 4)), even.flip(3, 4).roll((1, 1), (3, 4)))
+
+
 @pytest.mark.parametrize("name", ["res32", "res32-species"])
 @torch.inference_mode()
 def test_res32_sees_half_turns_alike_and_mirror_images_apart(name):
@@ -239,10 +247,13 @@ def test_res32_sees_half_turns_alike_and_mirror_images_apart(name):
     assert plain.shape == (1, backbone.width)
     size = plain.abs().mean()
     for axes in PAIRS:
-        assert (backbone(torch.flip(box, axes)) - plain).abs().max() < 1e-4 * size
+        turned = half_turn(box, axes)
+        assert turned[0, 0, 16, 16, 16] == box[0, 0, 16, 16, 16], "the centre of the box stays where it is"
+        assert not torch.equal(turned, box)
+        assert (backbone(turned) - plain).abs().max() < 1e-4 * size
     for axes in MIRRORS:
         assert (backbone(torch.flip(box, axes)) - plain).abs().max() > 1e-2 * size
-    batch = torch.cat([box, -box, box.flip(2, 3)])
+    batch = torch.cat([box, -box, half_turn(box, (2, 3))])
     together = backbone(batch)
     assert (together[[0, 2]] - plain).abs().max() < 1e-4 * size, "positions of different boxes are not mixed"
     assert (together[1] - plain).abs().max() > 1e-2 * size
@@ -280,14 +291,15 @@ def test_damaged_weights_in_the_package_are_refused(folder, file, content, says)
 
 def test_boxes_unlike_those_that_it_has_learnt_from_are_named():
     entry = spec("res32-species")
-    assert outside_domain(Toys(angpix=40), entry) == []  # 10 A in its own voxels
-    [words] = outside_domain(Toys(angpix=8), entry)
+    assert outside_domain(Toys(angpix=40), entry, entry.preparation()) == []  # 10 A in its own voxels
+    [words] = outside_domain(Toys(angpix=8), entry, entry.preparation())
     assert "in voxels of 2 A" in words
-    [words] = outside_domain(Toys(angpix=40, brightness=-2), entry)
+    assert "boxes of 128 to 512 A" in words
+    [words] = outside_domain(Toys(angpix=40, brightness=-2), entry, entry.preparation())
     assert "look dark" in words
     assert "--invert yes" in words
-    assert len(outside_domain(Toys(angpix=8, brightness=-2), entry)) == 2
-    assert outside_domain(Toys(angpix=8, brightness=-2), spec("r3d10")) == []
+    assert len(outside_domain(Toys(angpix=8, brightness=-2), entry, entry.preparation())) == 2
+    assert outside_domain(Toys(angpix=8, brightness=-2), spec("r3d10"), Preparation()) == []
 
 
 @pytest.mark.usefixtures("here")

@@ -71,8 +71,8 @@ def load_backbone(
     name
         A key of :data:`BACKBONES`.
     init
-        ``video`` takes the pretrained weights, ``random`` none; ``auto`` is ``video`` for a backbone that has
-        pretrained weights.
+        ``video`` takes the published weights, ``random`` none; ``auto`` takes pretrained ones, published or in the
+        package, for a backbone that has them.
     weights
         A file to take instead of the published one; no network is used then.
     as_pretrained

@@ -2,9 +2,7 @@
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from cryoclass.cli import console
 from cryoclass.cli.options import (
@@ -24,12 +22,11 @@ from cryoclass.cli.options import (
     particles_path,
     with_settings,
 )
+from cryoclass.cli.ranking import check_rows, prepare_ranking
 from cryoclass.errors import UsageError
-from cryoclass.settings import BareBackbone, Boxes, Cutting, Mapping2d
+from cryoclass.settings import BareBackbone, Boxes, Cutting, Examples, Mapping2d
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from cryoclass.inference.engines import Engine
     from cryoclass.labels import Labelled
     from cryoclass.particles import Particles
@@ -52,28 +49,10 @@ def embed(
     rescale: Rescale = False,
     box: BoxToCut = None,
     overwrite: Overwrite = False,
-    query: Annotated[
-        Path | None,
-        typer.Option(
-            "--query",
-            metavar="STAR",
-            help="Rank all particles by likeness to the few in this STAR file.",
-            show_default=False,
-        ),
-    ] = None,
-    like: Annotated[
-        list[int] | None,
-        typer.Option(
-            "--like",
-            metavar="ROW",
-            min=1,
-            help="Rank all particles by likeness to this one, counted from 1; may be given several times.",
-            show_default=False,
-        ),
-    ] = None,
     *,
     bare: BareBackbone,
     layout: Mapping2d,
+    examples: Examples,
     boxes: Boxes,
     cutting: Cutting,
 ) -> None:
@@ -90,8 +69,6 @@ def embed(
     claim(outdir, "particles.star", overwrite=overwrite)
     if sum(choice is not None for choice in (model, onnx, bare.backbone)) > 1:
         raise UsageError("give one of --model, --onnx and --backbone, or none.")
-    if query is not None and like:
-        raise UsageError("give one of --query and --like.")
     if model is None and onnx is None and bare.backbone is None:
         bare = bare.replace(backbone=UNTOLD)
     import numpy as np
@@ -99,7 +76,6 @@ def embed(
     from cryoclass.cli.engines import open_engine
     from cryoclass.cli.pages import lay_out
     from cryoclass.cli.sources import open_model_source, open_source
-    from cryoclass.inference.likeness import embed_examples, likeness
     from cryoclass.inference.pipeline import Flow
     from cryoclass.inference.pipeline import embed as embed_all
     from cryoclass.particles import read_particles
@@ -108,7 +84,7 @@ def embed(
 
     table = read_particles(particles_path(particles))
     _check_layout(layout, len(table))
-    _check_rows(like or [], len(table))
+    check_rows(examples, len(table))
     labelled = _known_labels(table, label_column)
     engine: Engine
     if bare.backbone is not None:
@@ -128,17 +104,13 @@ def embed(
         source = open_boxes(table)
     path = outdir / "embeddings.npy"
     flow = Flow(batch_size=batch_size, jobs=jobs, track=console.track)
-    examples = embed_examples(engine, open_boxes(read_particles(query)), flow) if query else None
+    ranking = prepare_ranking(examples, open_boxes, source, engine, flow)
     predictions = embed_all(engine, source, path, flow)
     rows = predictions.readable
     embedding = np.load(path, mmap_mode="r")[rows]
     content, columns = lay_out(table, embedding, predictions, engine.card.classes, labelled, layout)
-    ranked = None
-    if like:
-        examples = _chosen(path, like)
-    if examples is not None:
-        ranked = outdir / "ranked.star"
-        columns |= _rank(ranked, table, rows, likeness(embedding, examples))
+    if ranking is not None:
+        columns |= ranking.write(outdir / "ranked.star", table, rows, path)
     embedding_png(outdir / "embedding.png", content)
     embedding_page(outdir / "embedding.html", content)
     write_optimisation_sets(table, boxes.tomograms, [outdir / "particles.star"])
@@ -149,7 +121,7 @@ def embed(
             ("particles", f"{len(rows)} of {len(table)}"),
             ("embedding", f"{path}, {embedding.shape[1]} numbers per particle"),
             ("table", outdir / "particles.star"),
-            *([("most alike first", ranked)] if ranked else []),
+            *([("most alike first", outdir / "ranked.star")] if ranking else []),
             ("look at", f"{outdir / 'embedding.html'}, {outdir / 'embedding.png'}"),
         ],
     )
@@ -174,38 +146,9 @@ def _backbone_engine(name: str, bare: BareBackbone, source: "Source", device: st
     engine = BackboneEngine(name, backbone, preparation, source, place)
     console.note(f"backbone: {name}; {engine.description}; grey values {preparation.intensity}")
     if bare.weights is None:
-        for words in outside_domain(source, entry):
+        for words in outside_domain(source, entry, preparation):
             console.warn(words)
     return engine
-
-
-def _check_rows(like: list[int], count: int) -> None:
-    for row in like:
-        if row > count:
-            raise UsageError(f"--like is {row}; the table has {count} particles, counted from 1.")
-
-
-def _chosen(path: Path, like: list[int]) -> "np.ndarray":
-    """Return the embeddings of the particles that the user pointed at."""
-    import numpy as np
-
-    found: np.ndarray = np.load(path, mmap_mode="r")[[row - 1 for row in like]]
-    for row, vector in zip(like, found, strict=True):
-        if not np.isfinite(vector).all():
-            raise UsageError(f"--like {row}: that particle cannot be read.", "Choose another.")
-    return found
-
-
-def _rank(path: Path, table: "Particles", rows: "np.ndarray", alike: "np.ndarray") -> dict[str, list[str]]:
-    """Write the readable rows, those most like the examples first; return the column for the whole table."""
-    import numpy as np
-
-    column = np.full(len(table), -1.0)
-    column[rows] = alike
-    cells = {"cryoclassLikeness": [f"{value:.4f}" for value in column]}
-    order = rows[np.argsort(-alike, kind="stable")]
-    table.with_columns(cells).select(order.tolist()).star.write(path)
-    return cells
 
 
 def _check_layout(layout: Mapping2d, count: int) -> None:

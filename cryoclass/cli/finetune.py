@@ -98,7 +98,7 @@ def finetune(
     sources = [open_source(table, boxes, cutting, box) for table in labelled.tables]
     source = JoinedSource(sources) if len(sources) > 1 else sources[0]
     if start.init == "auto" and start.weights is None:
-        for words in outside_domain(source, spec(start.backbone)):
+        for words in outside_domain(source, spec(start.backbone), recipe.preparation):
             console.warn(words)
     _say_plan(
         labelled, assignment.parts.tolist(), f"{assignment.mode}s kept apart, because {assignment.reason}"

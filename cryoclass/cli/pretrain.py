@@ -103,7 +103,8 @@ def pretrain(
     )
     records = train(backbone, preparation, pretraining, invention, run)
     facts = {
-        "command": ["cryoclass", *sys.argv[1:]],
+        # A resumed run gives what an unbroken one gives.
+        "command": ["cryoclass", *(word for word in sys.argv[1:] if word != "--resume")],
         "start": start,
         "device": str(place),
         "own_particles": len(own.rows) if own else 0,

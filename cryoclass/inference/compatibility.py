@@ -3,7 +3,8 @@
 from cryoclass.backbones.packaged import packaged_card
 from cryoclass.backbones.spec import BackboneSpec
 from cryoclass.classifier import ModelCard
-from cryoclass.errors import ModelError
+from cryoclass.errors import ModelError, UsageError
+from cryoclass.settings import Preparation
 from cryoclass.subtomograms import RescaledSource, Source, mean_of
 from cryoclass.volumes.contrast import measure_contrast
 
@@ -48,7 +49,24 @@ def check_contrast(source: Source, card: ModelCard) -> None:
         )
 
 
-def outside_domain(source: Source, spec: BackboneSpec) -> list[str]:
+def check_same_boxes(examples: Source, source: Source) -> None:
+    """Hold examples against the particles that are compared with them.
+
+    Raises
+    ------
+    UsageError
+        Pixel size or box in angstroms differ by more than 1 %.
+    """
+    ours, theirs = ((s.angpix, s.box * s.angpix) for s in (source, examples))
+    if any(abs(a / b - 1) > TOLERANCE for a, b in zip(theirs, ours, strict=True)):
+        raise UsageError(
+            f"the examples are boxes of {examples.box} pixels of {examples.angpix:.4g} A, the particles of {source.box} pixels "
+            f"of {source.angpix:.4g} A; they can be compared only where both are the same.",
+            "Extract both with the same --box and --angpix.",
+        )
+
+
+def outside_domain(source: Source, spec: BackboneSpec, preparation: Preparation) -> list[str]:
     """Say what boxes have that the weights that come with cryoclass have not learnt from; empty where nothing is said.
 
     Those weights know bright particles, and voxels of their own grid within a range of angstroms.
@@ -57,11 +75,12 @@ def outside_domain(source: Source, spec: BackboneSpec) -> list[str]:
         return []
     said = []
     least, most = packaged_card(spec)["invention"]["pixel_range"]
-    voxel = source.box * source.angpix / spec.input_size[1]
+    width = preparation.input_size[2]
+    voxel = source.box * source.angpix / width
     if not least * (1 - TOLERANCE) <= voxel <= most * (1 + TOLERANCE):
         said.append(
             f"{spec.name} sees these boxes in voxels of {voxel:.3g} A, and has learnt from {least:g} to {most:g} A: "
-            "expect less of it. Cut boxes about twice as wide as a particle."
+            f"expect less of it. Cut boxes of {least * width:g} to {most * width:g} A, about twice as wide as a particle."
         )
     if measure_contrast(mean_of(source)) == "dark":
         said.append(

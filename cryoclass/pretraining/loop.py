@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -36,7 +37,7 @@ class Period:
     """One line of the history: what happened up to ``step``.
 
     ``describe`` and ``contrast`` are mean losses, ``retrieval`` is the score of
-    :func:`cryoclass.pretraining.retrieval.retrieval`, ``drawing`` the share of the time that went into drawing boxes.
+    :func:`cryoclass.pretraining.retrieval.retrieval`, ``drawing`` the time for drawing boxes, beside the steps, as a share of ``seconds``.
     """
 
     step: int
@@ -177,16 +178,14 @@ def _learn(bench: _Bench, steps: range, retrieval_on: Callable[[], float]) -> Pe
     started, drawing = time.perf_counter(), 0.0
     total = torch.zeros(2, device=run.device)
     bench.backbone.train()
-    rate, snr, boxes = settings.lr, bench.invention.snr, 0
-    for step in run.track(steps, f"Step {steps[-1] + 1}/{settings.steps}", len(steps)):
+    rate, boxes = settings.lr, 0
+    stream = run.track(_ahead(bench, steps), f"Step {steps[-1] + 1}/{settings.steps}", len(steps))
+    for step, shown in zip(steps, stream, strict=True):
         rate = learning_rate(step / settings.steps, settings.lr)
-        snr = snr_at(step / settings.steps, settings, bench.invention)
         bench.optimizer.param_groups[0]["lr"] = rate
-        before = time.perf_counter()
-        shown = _draw(bench, step, snr)
-        drawing += time.perf_counter() - before
         total += _step(bench, shown)
-        boxes = len(shown.x)
+        boxes, drawing = len(shown.x), drawing + shown.seconds
+    snr = snr_at(steps[-1] / settings.steps, settings, bench.invention)
     describe, contrast = (total / len(steps)).tolist()
     score = retrieval_on()
     seconds = time.perf_counter() - started
@@ -205,17 +204,33 @@ def _learn(bench: _Bench, steps: range, retrieval_on: Callable[[], float]) -> Pe
 
 
 class _Shown(NamedTuple):
-    """What the network sees in one step: input (N, 1, d, h, w), number of the species (N,), description (N, F)."""
+    """What the network sees in one step: input (N, 1, d, h, w), number of the species (N,), description (N, F).
+
+    ``seconds`` is the time that drawing it took.
+    """
 
     x: Tensor
     species: Tensor
     description: Tensor
+    seconds: float
+
+
+def _ahead(bench: _Bench, steps: range) -> Iterator[_Shown]:
+    """Draw what each step shows, one step ahead of its use."""
+    threads = torch.get_num_threads()  # a new thread would take as many as there are cores
+    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(threads,)) as drawer:
+        coming = drawer.submit(_draw, bench, steps[0])
+        for step in steps[1:]:
+            shown, coming = coming.result(), drawer.submit(_draw, bench, step)
+            yield shown
+        yield coming.result()
 
 
 @torch.no_grad()
-def _draw(bench: _Bench, step: int, snr: tuple[float, float]) -> _Shown:
+def _draw(bench: _Bench, step: int) -> _Shown:
     """Draw the boxes of a step, the user's own among them, and make network input of them."""
-    settings, run = bench.settings, bench.run
+    started, settings, run = time.perf_counter(), bench.settings, bench.run
+    snr = snr_at(step / settings.steps, settings, bench.invention)
     seed = int(np.random.SeedSequence([settings.seed, step]).generate_state(1, np.uint64)[0] >> 1)
     generator = torch.Generator(run.device).manual_seed(seed)
     batch = draw_batch(
@@ -231,7 +246,7 @@ def _draw(bench: _Bench, step: int, snr: tuple[float, float]) -> _Shown:
         x = torch.cat([x, bench.preparer(own.flatten(0, 1))])
         description = torch.cat([description, description.new_full((count, description.shape[1]), torch.nan)])
     number = torch.arange(len(description), device=run.device).repeat_interleave(settings.views)
-    return _Shown(x, number, description[number])
+    return _Shown(x, number, description[number], time.perf_counter() - started)
 
 
 def _step(bench: _Bench, shown: _Shown) -> Tensor:

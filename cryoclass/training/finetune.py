@@ -67,7 +67,7 @@ def choose_recipe(start: Start, training: Training) -> Recipe:
     """Return the named recipe for this kind of start, with the user's own numbers in it."""
     name = training.recipe
     if name == "auto":
-        name = "few" if spec(start.backbone).packaged and _is_pretrained(start) else "paper"
+        name = "few" if spec(start.backbone).made_for_boxes and _is_pretrained(start) else "paper"
     recipe = named_recipe(name, "pretrained" if _is_pretrained(start) else "random")
     own = {name: getattr(training, name) for name in ("epochs", "batch_size", "lr")}
     usual: dict[str, Any] = HEAD_ALONE if training.freeze else {}

@@ -42,9 +42,11 @@ def packaged_card(spec: BackboneSpec) -> dict[str, Any]:
     """
     path = FOLDER / f"{spec.name}.json"
     try:
-        card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        card = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {error}.", _REINSTALL) from error
+    if not isinstance(card, dict):
+        raise ModelError(f"{path} is no card: it must be a JSON object.", _REINSTALL)
     return card
 
 
