@@ -134,10 +134,9 @@ def frozen(features: NDArray[np.float32], labels: NDArray[np.int64], count: int)
 
 
 def fine_tuned(start: Start, boxes: Volumes, labels: NDArray[np.int64], count: int, seed: int) -> float:
-    """Return the accuracy of the recipe that ``finetune`` takes for this start.
+    """Return the accuracy of the recipe that ``finetune`` takes for this start, after its last epoch.
 
-    No label is spared to choose an epoch by: copies of the training particles stand for the validation particles, so the
-    epoch counts that fits them best, which is the last or nearly so.
+    No label is spared to choose an epoch by; a copy of one training particle a species stands for the validation.
     """
     train, test = chosen(labels, count)
     recipe = recipe_for(start)
@@ -149,14 +148,15 @@ def fine_tuned(start: Start, boxes: Volumes, labels: NDArray[np.int64], count: i
         weights=start.weights,
         as_pretrained=recipe.preparation.intensity == "as-pretrained",
     )
-    rows = np.concatenate([train, train])
+    copied = chosen(labels, 1)[0]
+    rows = np.concatenate([train, copied])
     examples = Examples(
         source=InMemory(boxes[rows]),
         labels=labels[rows],
-        parts=np.repeat(["train", "val"], len(train)),
+        parts=np.repeat(["train", "val"], [len(train), len(copied)]),
         classes=classes,
     )
-    fit(classifier, examples, recipe, Run(device=torch.device("cpu"), seed=seed))
+    fit(classifier, examples, recipe, Run(device=torch.device("cpu"), seed=seed, keep_last=True))
     classifier.eval()
     preparer = Preparer(recipe.preparation)
     with torch.no_grad():

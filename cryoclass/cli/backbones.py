@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cryoclass.cli import console
-from cryoclass.errors import UsageError
+from cryoclass.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from cryoclass.backbones.spec import BackboneSpec
@@ -70,7 +70,7 @@ def verify(
         str | None, typer.Argument(help="Name from the list; all that are here where left out.")
     ] = None,
 ) -> None:
-    """Check weights that are here, in the cache or in the package: hash and structure."""
+    """Check weights that are here, in the cache or in the package: hash and structure, and the score on the card."""
     from cryoclass.backbones.registry import BACKBONES
     from cryoclass.backbones.weights import cached_weights, verify_weights
 
@@ -78,9 +78,22 @@ def verify(
     entries = [_pretrained(name)] if name else here
     for entry in entries:
         path = verify_weights(entry)
-        console.rows(
-            f"verified {entry.name}", [("weights", path), ("structure", "right"), ("hash", "as recorded")]
-        )
+        facts = [("weights", str(path)), ("structure", "right"), ("hash", "as recorded")]
+        if entry.packaged:
+            facts.append(("retrieval", _score_again(entry, path)))
+        console.rows(f"verified {entry.name}", facts)
+
+
+def _score_again(entry: "BackboneSpec", path: Path) -> str:
+    """Measure the score of packaged weights, and hold it against their card."""
+    from cryoclass.backbones.packaged import packaged_card
+    from cryoclass.pretraining.retrieval import retrieval_of
+
+    card = packaged_card(entry)
+    said, found = card["scores"]["retrieval"], retrieval_of(entry, path, card)
+    if abs(found - said) > SAME_SCORE:
+        raise ModelError(f"{path} scores {found:.3f} in retrieval here, and {said:.3f} on its card.")
+    return f"{found:.3f}, on the card {said:.3f}: {card['scores']['what']}"
 
 
 def _pretrained(name: str) -> "BackboneSpec":
@@ -97,6 +110,8 @@ def _terms(entry: "BackboneSpec") -> list[tuple[str, str]]:
 
 
 # ------------------------------------------------------------------------------------------------ tables
+
+SAME_SCORE = 0.02  # another processor rounds otherwise, and a box or two may find another neighbour
 
 # Width of each column on a terminal of 80; a longer data set goes on in the next line.
 COLUMNS = {

@@ -1,20 +1,21 @@
 """How well a network tells species that it has never seen: the score that is watched while it trains."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cryoclass.backbones.spec import Backbone
+from cryoclass.backbones.spec import Backbone, BackboneSpec
+from cryoclass.backbones.weights import load_weights
 from cryoclass.preparation import Preparer
 from cryoclass.pretraining.batches import draw_batch
 from cryoclass.settings import Invention
 
 SPECIES, VIEWS, SNR = 60, 4, 0.1
-SEED = (
-    2**32 - 2
-)  # training draws from seeds that are made of two numbers, so these species never come up there
+SEED = 2**32 - 2  # training makes its seeds of two numbers, so these species never come up there
 CHUNK = 100  # boxes
 
 
@@ -47,3 +48,14 @@ def retrieval(backbone: Backbone, preparer: Preparer, shown: HeldOut) -> float:
     unit = F.normalize(vectors - vectors.mean(0), dim=1)
     likeness = (unit @ unit.mT).fill_diagonal_(-torch.inf)
     return float((shown.species[likeness.argmax(1)] == shown.species).float().mean())
+
+
+def retrieval_of(entry: BackboneSpec, weights: Path, card: dict[str, Any]) -> float:
+    """Return the score of a weight file, measured again on the species that its card speaks of."""
+    ranges: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in card["invention"].items()
+    }
+    preparer = Preparer(entry.prepare(entry.preparation()))
+    return retrieval(
+        load_weights(entry, weights), preparer, held_out(Invention(**ranges), torch.device("cpu"))
+    )

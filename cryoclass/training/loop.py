@@ -93,6 +93,8 @@ class Run:
         Where ``checkpoint.pt`` is kept; nowhere where None.
     resume
         Go on from the checkpoint in ``folder``, if there is one.
+    keep_last
+        End with the last epoch, not the best one: for those who have no particles to choose by.
     memory
         Bytes that voxels may take; a quarter of the available memory where None.
     facts
@@ -106,6 +108,7 @@ class Run:
     freeze: bool = False
     folder: Path | None = None
     resume: bool = False
+    keep_last: bool = False
     memory: int | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
     track: Track = silent
@@ -166,7 +169,7 @@ class _Progress:
 
 
 def fit(classifier: Classifier, examples: Examples, recipe: Recipe, run: Run) -> History:
-    """Train ``classifier`` in place; it ends with the weights of the epoch with the best validation AUC.
+    """Train ``classifier`` in place; it ends with the weights of the epoch with the best validation AUC, or the last.
 
     Every epoch is seeded on its own, by ``run.seed`` and its number, so that a resumed run needs no old generators.
     Dropout draws from torch's global generator, which is seeded as well.
@@ -245,7 +248,9 @@ def _keep(bench: _Bench, progress: _Progress, val: NDArray[np.int64], done: _Epo
         seconds=time.perf_counter() - done.started,
         best=False,
     )
-    record = replace(record, best=_rank(record) >= progress.best_rank)  # the later one of equals
+    record = replace(
+        record, best=bench.run.keep_last or _rank(record) >= progress.best_rank
+    )  # the later of equals
     progress.records.append(record)
     if record.best:
         weights = _trained(bench.classifier, bench.run).state_dict()
@@ -437,6 +442,7 @@ def _settings(
         "weights": str(sum(weight.numel() for weight in classifier.parameters())),
         "seed": str(run.seed),
         "freeze": str(run.freeze),
+        "keep_last": str(run.keep_last),
         "classes": ", ".join(examples.classes),
         "boxes": f"{examples.source.box} pixels of {examples.source.angpix:.4g} A",
         **{name: str(value) for name, value in run.facts.items()},
