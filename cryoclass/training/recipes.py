@@ -33,20 +33,12 @@ QUICK = Recipe(
 FEW = Recipe(
     name="few",
     epochs=20,
-    lr=1e-4,
+    lr=3e-4,
     batch_size=16,
     schedule="one-cycle",
     head_first=True,
     freeze_norm=True,
-    augmentation=Augmentation(
-        probability=1.0,
-        rotation=0.0,
-        crop_area=(1.0, 1.0),
-        crop_ratio=(1.0, 1.0),
-        zoom=0.0,
-        shift=0.06,
-        half_turns=True,
-    ),
+    augmentation=Augmentation(probability=0.0, half_turns=True),
     preparation=Preparation(input_size=(32, 32, 32), intensity="standard"),
 )
 
