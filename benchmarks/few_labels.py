@@ -125,10 +125,10 @@ def embed(backbone: Backbone, preparation: Preparation, boxes: Volumes) -> NDArr
     return torch.cat([backbone(preparer(raw)) for raw in torch.from_numpy(boxes).split(60)]).numpy()
 
 
-def frozen(features: NDArray[np.float32], labels: NDArray[np.int64], count: int) -> float:
-    """Return the accuracy of logistic regression on standardised features."""
+def frozen(features: NDArray[np.float32], labels: NDArray[np.int64], count: int, *, natural: bool) -> float:
+    """Return the accuracy of logistic regression on the embedding, standardised where it is in no units of its own."""
     train, test = chosen(labels, count)
-    head = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
+    head = make_pipeline(StandardScaler(with_std=not natural), LogisticRegression(C=0.1, max_iter=1000))
     head.fit(features[train], labels[train])
     return float((head.predict(features[test]) == labels[test]).mean())
 
@@ -199,7 +199,9 @@ def scores_of(
         ways = {}
         if "frozen" in options.ways:
             features = embed(backbone, preparation, boxes)
-            ways["frozen"] = lambda count, features=features: frozen(features, particles.labels, count)
+            ways["frozen"] = lambda count, features=features: frozen(
+                features, particles.labels, count, natural=name == "ours"
+            )
         if "fine-tuned" in options.ways:
             ways["fine-tuned"] = lambda count, boxes=boxes: fine_tuned(
                 start, boxes, particles.labels, count, seed

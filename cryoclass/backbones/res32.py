@@ -41,9 +41,19 @@ class Res32(Backbone):
     In evaluation a box is seen in four positions, as it is and after the half turns about x, y and z through its centre,
     and the four vectors are averaged. A half turn about these axes leaves the missing wedge of a tilt series about y (or x)
     where it is, so all four are boxes that the microscope might have given. In training each box is seen once.
+
+    Attributes
+    ----------
+    centre, sharpen
+        ``sharpen @ (mean of the last map - centre)`` is the vector; (E,) and (E, E). Nothing is changed by them until
+        pre-training sets them so that what differs between views of one species weighs little
+        (:mod:`cryoclass.pretraining.sharpen`). They are no weights, and training leaves them alone.
     """
 
     width = CHANNELS[-1]
+    natural_units = True
+    centre: Tensor
+    sharpen: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -51,6 +61,8 @@ class Res32(Backbone):
         self.bn1 = nn.BatchNorm3d(CHANNELS[0])
         inputs = (CHANNELS[0], *CHANNELS)
         self.blocks = nn.Sequential(*map(Block, inputs, CHANNELS, STRIDES))
+        self.register_buffer("centre", torch.zeros(self.width))
+        self.register_buffer("sharpen", torch.eye(self.width))
         self.apply(_initialise)
 
     def features(self, x: Tensor) -> Tensor:
@@ -62,10 +74,11 @@ class Res32(Backbone):
     def forward(self, x: Tensor) -> Tensor:
         """Turn ``(N, channels, D, H, W)`` into ``(N, width)``."""
         if self.training:
-            return self.features(x).mean((2, 3, 4))
-        positions = torch.cat([x, *(half_turn(x, axes) for axes in HALF_TURNS)])
-        vectors: Tensor = self.features(positions).mean((2, 3, 4)).unflatten(0, (4, -1)).mean(0)
-        return vectors
+            vectors = self.features(x).mean((2, 3, 4))
+        else:
+            positions = torch.cat([x, *(half_turn(x, axes) for axes in HALF_TURNS)])
+            vectors = self.features(positions).mean((2, 3, 4)).unflatten(0, (4, -1)).mean(0)
+        return F.linear(vectors - self.centre, self.sharpen)
 
 
 def half_turn(x: Tensor, axes: tuple[int, int]) -> Tensor:
@@ -100,6 +113,7 @@ def _spec(name: str, summary: str, trained_on: str | None) -> BackboneSpec:
         trained_on=trained_on,
         packaged=trained_on is not None,
         made_for_boxes=True,
+        natural_units=Res32.natural_units,
         intensity="standard",
         input_size=(32, 32, 32),
         refuse=at_least(8, 8, 8),

@@ -32,9 +32,12 @@ class Backbone(nn.Module, ABC):
     ----------
     width
         Length of the vector.
+    natural_units
+        As :attr:`BackboneSpec.natural_units`.
     """
 
     width: int
+    natural_units: bool = False
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -197,6 +200,8 @@ class BackboneSpec:
         The pretrained weights come with cryoclass, see :mod:`cryoclass.backbones.packaged`.
     made_for_boxes
         The network has a size and grey values of its own, which no recipe changes.
+    natural_units
+        The numbers of the embedding weigh as much as they say about the species, so nobody should standardise them.
     intensity
         What its weights were, or are to be, shown.
     scale
@@ -231,6 +236,7 @@ class BackboneSpec:
     weights: Weights | None = None
     packaged: bool = False
     made_for_boxes: bool = False
+    natural_units: bool = False
     intensity: Intensity = "as-pretrained"
     scale: Scale = Scale()
     licence: str = "BSD-3-Clause"

@@ -108,7 +108,7 @@ def embed(
     predictions = embed_all(engine, source, path, flow)
     rows = predictions.readable
     embedding = np.load(path, mmap_mode="r")[rows]
-    content, columns = lay_out(table, embedding, predictions, engine.card.classes, labelled, layout)
+    content, columns = lay_out(table, embedding, predictions, engine.card, labelled, layout)
     if ranking is not None:
         columns |= ranking.write(outdir / "ranked.star", table, rows, path)
     embedding_png(outdir / "embedding.png", content)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cryoclass.backbones.registry import spec
 from cryoclass.classifier import ModelCard
 from cryoclass.errors import VolumeError
 from cryoclass.inference.pipeline import Predictions
@@ -90,12 +91,12 @@ def lay_out(
     table: Particles,
     embedding: np.ndarray,
     predictions: Predictions,
-    classes: tuple[str, ...],
+    card: ModelCard,
     labelled: Labelled | None,
     layout: Mapping2d,
 ) -> tuple[Embedded, dict[str, list[str]]]:
     """Lay the embedding (readable particles, E) out on a plane; return what the page shows, and the table's columns."""
-    rows = predictions.readable
+    rows, classes = predictions.readable, card.classes
     points = project(embedding, layout.method, layout.seed)
     place = np.zeros((len(table), 2))
     place[rows] = points
@@ -107,7 +108,9 @@ def lay_out(
         best = predictions.probabilities[rows].argmax(axis=1)
         groupings.append(Grouping(title="predicted class", names=classes, index=best))
     if layout.clusters is not None or not groupings:
-        found = clusters(embedding, layout.clusters or 1, layout.seed)
+        found = clusters(
+            embedding, layout.clusters or 1, layout.seed, standardise=not spec(card.backbone).natural_units
+        )
         names = [str(number + 1) for number in range(int(found.max()) + 1)]
         groupings.append(Grouping(title="cluster", names=names, index=found))
         numbers = np.zeros(len(table), dtype=int)

@@ -101,7 +101,7 @@ def pretrain(
         track=console.track,
         on_period=_say_period,
     )
-    records = train(backbone, preparation, pretraining, invention, run)
+    result = train(backbone, preparation, pretraining, invention, run)
     facts = {
         # A resumed run gives what an unbroken one gives.
         "command": ["cryoclass", *(word for word in sys.argv[1:] if word != "--resume")],
@@ -109,21 +109,25 @@ def pretrain(
         "device": str(place),
         "own_particles": len(own.rows) if own else 0,
     }
-    write_history(outdir / HISTORY, records)
-    write_backbone(outdir, backbone, make_card(name, preparation, pretraining, invention, records, facts))
-    last = records[-1]
+    write_history(outdir / HISTORY, result.periods)
+    write_backbone(outdir, backbone, make_card(name, preparation, pretraining, invention, result, facts))
+    periods, boxes_seen = result.periods, result.periods[-1].boxes
+    seconds = sum(period.seconds for period in periods)
     console.rows(
         "pre-trained",
         [
             (
                 "boxes seen",
-                f"{last.boxes}, {sum(r.seconds for r in records) / last.boxes * 1000:.2f} ms each",
+                f"{boxes_seen}, {seconds / boxes_seen * 1000:.2f} ms each",
             ),
             (
                 "drawing them",
-                f"{sum(r.drawing * r.seconds for r in records) / sum(r.seconds for r in records):.0%} of the time",
+                f"{sum(p.drawing * p.seconds for p in periods) / seconds:.0%} of the time, beside learning",
             ),
-            ("retrieval", f"{last.retrieval:.3f} of held-out boxes lie nearest to one of their own species"),
+            (
+                "retrieval",
+                f"{result.retrieval:.3f} of held-out boxes lie nearest to one of their own species",
+            ),
             ("weights", outdir / WEIGHTS),
             ("card", outdir / CARD),
         ],

@@ -25,6 +25,7 @@ class Ranking:
 
     wish: Examples
     vectors: "Vectors | None"
+    standardise: bool
 
     def write(
         self, path: Path, table: "Particles", rows: "np.ndarray", everything: Path
@@ -48,7 +49,7 @@ class Ranking:
 
         embedding = np.load(everything, mmap_mode="r")
         examples = _pointed_at(embedding, self.wish.like or []) if self.vectors is None else self.vectors
-        alike = likeness(embedding[rows], examples)
+        alike = likeness(embedding[rows], examples, standardise=self.standardise)
         column = np.full(len(table), -1.0)
         column[rows] = alike
         cells = {"cryoclassLikeness": [f"{value:.4f}" for value in column]}
@@ -65,15 +66,19 @@ def prepare_ranking(
     flow: "Flow",
 ) -> Ranking | None:
     """Embed the examples of another table before all else, so that a wrong one costs no time; None where nothing is asked."""
+    from cryoclass.backbones.registry import spec
+
+    standardise = not spec(engine.card.backbone).natural_units
     if wish.query is None:
-        return Ranking(wish=wish, vectors=None) if wish.like else None
+        return Ranking(wish=wish, vectors=None, standardise=standardise) if wish.like else None
     from cryoclass.inference.compatibility import check_same_boxes
     from cryoclass.inference.likeness import embed_examples
     from cryoclass.particles import read_particles
 
     examples = open_boxes(read_particles(wish.query))
     check_same_boxes(examples, source)
-    return Ranking(wish=wish, vectors=embed_examples(engine, examples, flow))
+    vectors = embed_examples(engine, examples, flow)
+    return Ranking(wish=wish, vectors=vectors, standardise=standardise)
 
 
 def check_rows(wish: Examples, count: int) -> None:

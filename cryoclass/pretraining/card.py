@@ -17,7 +17,7 @@ from cryoclass.backbones.spec import Backbone
 from cryoclass.classifier import current_versions
 from cryoclass.files import replacing, write_text
 from cryoclass.pretraining import retrieval
-from cryoclass.pretraining.loop import Period
+from cryoclass.pretraining.loop import Period, Pretrained
 from cryoclass.settings import Invention, Preparation, Pretraining
 
 WEIGHTS, CARD, HISTORY = "backbone.safetensors", "backbone.json", "history.csv"
@@ -44,7 +44,7 @@ def make_card(
     preparation: Preparation,
     settings: Pretraining,
     invention: Invention,
-    records: Sequence[Period],
+    result: Pretrained,
     facts: dict[str, Any],
 ) -> dict[str, Any]:
     """Return how the weights of a backbone were made, and what they can do.
@@ -57,20 +57,19 @@ def make_card(
         What turned boxes into network input.
     settings, invention
         How it was taught, and on what.
-    records
-        The history.
+    result
+        What came out.
     facts
         What else should be known: command, start, device, the user's own particles.
     """
-    last = records[-1]
     return {
         "backbone": name,
-        "command": shlex.join(facts.pop("command")),
-        "boxes": last.boxes,
-        "seconds": round(sum(record.seconds for record in records)),
+        "command": shlex.join(facts["command"]),
+        "boxes": result.periods[-1].boxes,
+        "seconds": round(sum(period.seconds for period in result.periods)),
         "threads": torch.get_num_threads(),
         "scores": {
-            "retrieval": round(last.retrieval, 4),
+            "retrieval": round(result.retrieval, 4),
             "what": (
                 f"share of {retrieval.SPECIES * retrieval.VIEWS} boxes of {retrieval.SPECIES} invented species never "
                 f"trained on, at a variance SNR of {retrieval.SNR}, whose nearest box shows the same species"
@@ -79,7 +78,7 @@ def make_card(
         "preparation": preparation.to_dict(),
         "pretraining": settings.to_dict(),
         "invention": invention.to_dict(),
-        **facts,
+        **{key: value for key, value in facts.items() if key != "command"},
         "versions": current_versions(),
     }
 

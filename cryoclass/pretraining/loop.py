@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cryoclass.backbones.res32 import Res32
 from cryoclass.backbones.spec import Backbone
 from cryoclass.errors import CryoclassError, UsageError
 from cryoclass.preparation import Preparer
@@ -19,6 +20,7 @@ from cryoclass.pretraining.batches import diameters, draw_batch, snr_at
 from cryoclass.pretraining.objective import Tasks
 from cryoclass.pretraining.own import altered
 from cryoclass.pretraining.retrieval import held_out, retrieval
+from cryoclass.pretraining.sharpen import sharpen
 from cryoclass.progress import Track, silent
 from cryoclass.settings import Invention, Preparation, Pretraining
 from cryoclass.training.boxes import Boxes
@@ -89,6 +91,14 @@ OWN_SHARE = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """What came out: the history, and the score of the backbone as it is at the end."""
+
+    periods: tuple[Period, ...]
+    retrieval: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Bench:
     """What every step needs."""
 
@@ -107,8 +117,8 @@ def pretrain(
     settings: Pretraining,
     invention: Invention,
     run: PretrainingRun,
-) -> list[Period]:
-    """Teach a backbone, in place, which boxes show the same species; return the history.
+) -> Pretrained:
+    """Teach a backbone, in place, what species are like, and which boxes show the same one.
 
     Every step is seeded on its own, by ``settings.seed`` and its number, so a resumed run gives what an unbroken one
     gives, to the bit on a CPU with the same number of threads.
@@ -153,7 +163,9 @@ def pretrain(
         done = record.step
         _save(bench, records)
         run.on_period(record)
-    return records
+    if isinstance(backbone, Res32):
+        sharpen(backbone, bench.preparer, invention, run.device)
+    return Pretrained(periods=tuple(records), retrieval=retrieval(backbone, bench.preparer, shown))
 
 
 def _check_boxes(preparation: Preparation, invention: Invention, own: Boxes | None) -> None:

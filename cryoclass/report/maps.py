@@ -60,8 +60,8 @@ def project(embedding: Array, method: Literal["pca", "tsne", "umap"], seed: int)
     return makers[method](embedding, seed)
 
 
-def clusters(embedding: Array, k: int, seed: int) -> NDArray[np.int64]:
-    """Group particles by k-means on standardised features, reduced to 50 principal components.
+def clusters(embedding: Array, k: int, seed: int, *, standardise: bool = True) -> NDArray[np.int64]:
+    """Group particles by k-means on features, reduced to 50 principal components.
 
     Parameters
     ----------
@@ -71,6 +71,8 @@ def clusters(embedding: Array, k: int, seed: int) -> NDArray[np.int64]:
         Number of clusters asked for; fewer come back where fewer particles differ.
     seed
         The same seed gives the same clusters.
+    standardise
+        Bring each feature to deviation 1 first; not where they are in natural units.
 
     Returns
     -------
@@ -87,7 +89,8 @@ def clusters(embedding: Array, k: int, seed: int) -> NDArray[np.int64]:
     if not 1 <= k <= len(embedding):
         raise UsageError(f"--clusters is {k}; it must be between 1 and the {len(embedding)} particles.")
     _check_finite(embedding)
-    features = _principal(StandardScaler().fit_transform(embedding), _COMPONENTS, seed)
+    features = StandardScaler().fit_transform(embedding) if standardise else embedding
+    features = _principal(features, _COMPONENTS, seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct particles than clusters
         found = KMeans(k, n_init=4, random_state=seed).fit_predict(features)

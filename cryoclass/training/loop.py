@@ -25,7 +25,7 @@ from cryoclass.subtomograms import Source
 from cryoclass.training.augmentation import draw, resample
 from cryoclass.training.boxes import Boxes, read_boxes
 from cryoclass.training.checkpoint import load_checkpoint, save_checkpoint
-from cryoclass.training.frozen import Embedded, fit_head, standardise
+from cryoclass.training.frozen import Embedded, fit_head, in_natural_units, standardise
 from cryoclass.training.recipes import learning_rate
 
 Weights = dict[str, Tensor]
@@ -204,10 +204,10 @@ def fit(classifier: Classifier, examples: Examples, recipe: Recipe, run: Run) ->
         run=run,
     )
     if run.freeze:
-        bench = replace(bench, boxes=standardise(_embed(bench), train, boxes.rows, boxes.skipped))
+        bench = replace(bench, boxes=_embedded(bench, boxes, train))
     settings = _settings(classifier, examples, boxes, recipe, run)
     progress = _resumed(classifier, optimizer, settings, run)
-    if recipe.head_first and not run.freeze and not progress.records:
+    if recipe.head_first and not progress.records:
         _keep(bench, progress, val, _start_head(bench, train))
         run.on_epoch(progress.records[-1])
     last = progress.records[-1].epoch if progress.records else 0
@@ -269,12 +269,22 @@ def _optimizer(classifier: Classifier, recipe: Recipe, freeze: bool) -> torch.op
     return torch.optim.AdamW(trainable, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
 
 
+def _embedded(bench: _Bench, boxes: Boxes, train: NDArray[np.int64]) -> Embedded:
+    """Return what the backbone says of every particle, in units that suit a head."""
+    embedding = _embed(bench)
+    if bench.classifier.backbone.natural_units:
+        return in_natural_units(embedding, boxes.rows, boxes.skipped)
+    return standardise(embedding, train, boxes.rows, boxes.skipped)
+
+
 def _start_head(bench: _Bench, train: NDArray[np.int64]) -> _Epoch:
     """Fit the head to the embeddings of the backbone as it is; epoch 0, and the best one where no later one is better."""
     started = time.perf_counter()
     boxes = bench.boxes
-    embedded = standardise(_embed(bench), train, boxes.rows, boxes.skipped)
+    embedded = boxes if isinstance(boxes, Embedded) else _embedded(bench, boxes, train)
     loss = fit_head(bench.classifier.head, embedded, train, bench.targets.cpu())
+    if not bench.run.freeze:  # else the head goes on with embeddings, and is unfolded at the end
+        embedded.unfold(bench.classifier.head)
     return _Epoch(0, loss, 0.0, started)
 
 
