@@ -20,6 +20,7 @@ from cryoclass.errors import CryoclassError, UsageError
 from cryoclass.inference.likeness import likeness
 from cryoclass.preparation import Preparer
 from cryoclass.pretraining import loop, retrieval
+from cryoclass.pretraining import sharpen as sharpening
 from cryoclass.pretraining.batches import snr_at
 from cryoclass.pretraining.loop import PretrainingRun, learning_rate, period_of, pretrain
 from cryoclass.pretraining.objective import Tasks, contrastive_loss
@@ -40,6 +41,8 @@ def _little_to_compare():
         patch.setattr(retrieval, "SPECIES", 10)
         patch.setattr(retrieval, "VIEWS", 2)
         patch.setattr(loop, "REFERENCE", 200)
+        patch.setattr(sharpening, "BATCHES", 2)
+        patch.setattr(sharpening, "SPECIES", 16)
         yield
 
 
@@ -300,7 +303,9 @@ def test_the_losses_fall(monkeypatch):
     settings = Pretraining(steps=40, species=16, pixel_sizes=1, views=2, contrast=0.1)
     easy = Invention(pixel_range=(8, 8), first_snr=(20, 20), snr=(20, 20), neighbours=0, membrane_chance=0)
     torch.manual_seed(0)
-    records = pretrain(load_backbone("res32"), small("res32"), settings, easy, PretrainingRun(device=CPU))
+    records = pretrain(
+        load_backbone("res32"), small("res32"), settings, easy, PretrainingRun(device=CPU)
+    ).periods
     assert [record.step for record in records] == list(range(1, 41))
     assert [record.boxes for record in records] == [32 * record.step for record in records]
     contrast, describe = ([getattr(record, part) for record in records] for part in ("contrast", "describe"))
@@ -623,3 +628,29 @@ def test_settings_that_teach_nothing_are_refused():
     with pytest.raises(UsageError, match="does not divide") as raised:
         Pretraining(species=10, pixel_sizes=4)
     assert "--batch-species 8" in raised.value.hint
+
+
+# --------------------------------------------------------------------------------------- discriminants
+
+
+def test_discriminants_weigh_every_direction_by_what_it_says_about_the_species():
+    """Four numbers with a spread of 1 within a species, mixed; between species they spread by 3, 1, 0.3 and not at all."""
+    rng = np.random.default_rng(0)
+    apart = np.array([3, 1, 0.3, 0])
+    views = rng.standard_normal((3000, 1, 4)) * apart + rng.standard_normal((3000, 4, 4))
+    mix = np.linalg.qr(rng.standard_normal((4, 4)))[0] * [2, 1, 0.5, 1]
+    turned = (views @ mix.T) @ sharpening.discriminants(views @ mix.T).T
+    within = (turned - turned.mean(1, keepdims=True)).reshape(-1, 4)
+    covariance = within.T @ within / (3000 * 3)
+    shares = apart**2 / (apart**2 + 1)
+    assert np.diag(covariance) == pytest.approx(shares, abs=0.05)
+    assert np.abs(covariance - np.diag(np.diag(covariance))).max() < 0.03
+
+
+def test_pre_training_ends_with_discriminants(finished):
+    state = safetensors.torch.load_file(finished / "backbone.safetensors")
+    assert not torch.equal(state["sharpen"], torch.eye(128))
+    assert state["centre"].abs().sum() > 0
+    plain = load_backbone("res32").state_dict()
+    assert torch.equal(plain["sharpen"], torch.eye(128))
+    assert not plain["centre"].any()
