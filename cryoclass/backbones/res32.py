@@ -114,6 +114,7 @@ def _spec(name: str, summary: str, trained_on: str | None) -> BackboneSpec:
         packaged=trained_on is not None,
         made_for_boxes=True,
         natural_units=Res32.natural_units,
+        positions=1 + len(HALF_TURNS),
         intensity="standard",
         input_size=(32, 32, 32),
         refuse=at_least(8, 8, 8),

@@ -14,7 +14,7 @@ from cryoclass.doctor import disk, effort, machine, neighbours, pixels
 from cryoclass.doctor.boxes import Sample, check_boxes, check_contrast, take_sample
 from cryoclass.doctor.findings import Finding, Sheet, warning
 from cryoclass.doctor.inside import check_inside
-from cryoclass.doctor.model import check_model
+from cryoclass.doctor.model import check_domain, check_model
 from cryoclass.doctor.rules import check_rules
 from cryoclass.doctor.table import check_coordinates, check_labels, check_table, count_labels
 from cryoclass.doctor.tomograms import check_names, readable
@@ -234,6 +234,8 @@ class Examination:
             self._estimate_extraction(self.source)
         else:
             self.sheet.run("disk", disk.check_disk(self.request.outdir, 0))
+            if self.engine is None and self.source is not None:
+                self.sheet.run("network", check_domain(self.source, spec(self.backbone)))
             if self.step is not None or self.engine is not None:
                 with self.sheet.surviving("next step"):
                     self._estimate_network()

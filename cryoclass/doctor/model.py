@@ -2,8 +2,11 @@
 
 from collections.abc import Iterator
 
+from cryoclass.backbones.spec import BackboneSpec
 from cryoclass.classifier import ModelCard
-from cryoclass.doctor.findings import Finding, ok
+from cryoclass.doctor.findings import Finding, ok, warning
+from cryoclass.inference.compatibility import outside_domain
+from cryoclass.subtomograms import Source
 
 SHOWN_CLASSES = 6
 
@@ -18,3 +21,14 @@ def check_model(card: ModelCard, engine: str) -> Iterator[Finding]:
         f"{card.backbone} for {len(card.classes)} classes ({names}), boxes of {card.box[0]} pixels of "
         f"{card.angpix:.4g} A{contrast}; {engine}",
     )
+
+
+def check_domain(source: Source, spec: BackboneSpec) -> Iterator[Finding]:
+    """Say whether boxes are like those that the weights of the package have learnt from."""
+    if not spec.packaged:
+        return
+    found = outside_domain(source, spec, spec.preparation())
+    for words in found:
+        yield warning("network", words, "")
+    if not found:
+        yield ok("network", f"{spec.name} has learnt from boxes of this pixel size and contrast")
