@@ -601,7 +601,9 @@ MISTAKES = {
         says=["--like is 37; the table has 36 particles, counted from 1"],
         status=2,
     ),
-    "likeness to row 0": Mistake(argv="embed {particles} --like 0", says=["--like is 0; it must be at least 1"], status=2),
+    "likeness to row 0": Mistake(
+        argv="embed {particles} --like 0", says=["--like is 0; it must be at least 1"], status=2
+    ),
     "likeness to a row that cannot be read": Mistake(
         argv="embed bad.star --map pca --device cpu --like 1 --like 3",
         make=lambda _: (images(), Path("box_02.mrc").unlink()),
