@@ -532,9 +532,12 @@ class Invention(Settings):
     snr: tuple[float, float] = setting(
         (0.02, 1.0),
         help="Lowest and highest variance of the signal over variance of the noise, when all is learnt.",
+        unit="low high",
         above=0,
     )
-    first_snr: tuple[float, float] = setting((0.5, 2.0), help="The same at the beginning.", above=0)
+    first_snr: tuple[float, float] = setting(
+        (0.5, 2.0), help="The same at the beginning.", unit="low high", above=0
+    )
     shift: float = setting(
         3.0, help="Largest distance from the centre of the box.", unit="pixels", minimum=0, maximum=16
     )
@@ -556,7 +559,7 @@ class Invention(Settings):
         (2.0, 7.0), help="Range of defocus.", unit="micrometres", minimum=0
     )
     amplitude_contrast: tuple[float, float] = setting(
-        (0.05, 0.15), help="Range of amplitude contrast.", minimum=0, maximum=1
+        (0.05, 0.15), help="Range of amplitude contrast.", unit="low high", minimum=0, maximum=1
     )
     b_factor: tuple[float, float] = setting(
         (0.0, 1500.0), help="Range of the signal's fall-off.", unit="angstroms^2", minimum=0
@@ -572,6 +575,16 @@ class Invention(Settings):
             value = getattr(self, field.name)
             if isinstance(value, tuple):
                 _check_order(_flag(field.name, field.metadata["option"]), value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learner(BareBackbone):
+    """The network that is pre-trained, and what it starts from."""
+
+    panel: ClassVar[str] = "Network"
+
+    backbone: str = setting("res32", help="Network; see cryoclass backbones list.", unit="name")
+    weights: Path | None = setting(None, help="Weights to go on from.", unit="file")
 
 
 @dataclass(frozen=True, kw_only=True)

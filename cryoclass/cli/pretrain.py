@@ -9,13 +9,11 @@ import typer
 from cryoclass.cli import console
 from cryoclass.cli.options import BoxToCut, Device, Outdir, Overwrite, claim, with_settings
 from cryoclass.errors import UsageError
-from cryoclass.settings import BareBackbone, Boxes, Cutting, Invention, Pretraining
+from cryoclass.settings import Boxes, Cutting, Invention, Learner, Pretraining
 
 if TYPE_CHECKING:
     from cryoclass.pretraining.loop import Period
     from cryoclass.training.boxes import Boxes as Voxels
-
-DEFAULT = "res32"
 
 
 @with_settings
@@ -50,7 +48,7 @@ def pretrain(
     *,
     pretraining: Pretraining,
     invention: Invention,
-    bare: BareBackbone,
+    learner: Learner,
     boxes: Boxes,
     cutting: Cutting,
 ) -> None:
@@ -82,15 +80,15 @@ def pretrain(
 
     if jobs is not None:
         torch.set_num_threads(jobs)
-    name = bare.backbone or DEFAULT
+    name = learner.backbone
     entry = spec(name)
-    wish = entry.preparation(bare.input_size).replace(depth=bare.depth, beam_axis=bare.beam_axis)
+    wish = entry.preparation(learner.input_size).replace(depth=learner.depth, beam_axis=learner.beam_axis)
     preparation = entry.prepare(wish, invention.box)
     place = choose_device(device)
     own = _read_own(particles, boxes, cutting, box)
     torch.manual_seed(pretraining.seed)
-    backbone = load_backbone(name, weights=bare.weights, as_pretrained=True, track=console.track)
-    start = str(bare.weights) if bare.weights else entry.trained_on or "random"
+    backbone = load_backbone(name, weights=learner.weights, as_pretrained=True, track=console.track)
+    start = str(learner.weights) if learner.weights else entry.trained_on or "random"
     console.note(f"{name}, start: {start}, on {place}, {torch.get_num_threads()} threads")
     run = PretrainingRun(
         device=place,
