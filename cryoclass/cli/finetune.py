@@ -12,11 +12,12 @@ from cryoclass.cli.options import (
     LabelColumn,
     Outdir,
     Overwrite,
-    claim,
+    Resume,
+    Threads,
+    claim_run,
     particles_path,
     with_settings,
 )
-from cryoclass.errors import UsageError
 from cryoclass.settings import Boxes, Cutting, Split, Start, Training
 
 if TYPE_CHECKING:
@@ -39,21 +40,8 @@ def finetune(
     label_column: LabelColumn = None,
     outdir: Outdir = Path("Finetune"),
     device: Device = "auto",
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            "--num-workers",
-            "-j",
-            "--j",
-            metavar="N",
-            min=1,
-            help="Threads that compute on a CPU; as many as it has cores where left out.",
-            show_default=False,
-        ),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where an interrupted run in --outdir stopped.")
-    ] = False,
+    jobs: Threads = None,
+    resume: Resume = False,
     overwrite: Overwrite = False,
     box: BoxToCut = None,
     *,
@@ -70,11 +58,7 @@ def finetune(
 
     Example: cryoclass finetune particles.star --backbone r3d34-k400
     """
-    claim(outdir, "model.json", overwrite=overwrite or resume)  # a job that is queued again may be finished
-    if not (resume or overwrite) and (outdir / "checkpoint.pt").exists():
-        raise UsageError(
-            f"{outdir} holds an interrupted run.", "Go on with --resume, or start again with --overwrite."
-        )
+    claim_run(outdir, "model.json", resume=resume, overwrite=overwrite)
     import torch
 
     from cryoclass.backbones.registry import spec

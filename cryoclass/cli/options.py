@@ -30,6 +30,19 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the result
 Jobs = Annotated[
     int, typer.Option("--num-workers", "-j", "--j", metavar="N", min=1, help="Threads that read and write.")
 ]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--num-workers",
+        "-j",
+        "--j",
+        metavar="N",
+        min=1,
+        help="Threads that compute on a CPU; as many as it has cores where left out.",
+        show_default=False,
+    ),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run in --outdir stopped.")]
 BoxToCut = Annotated[
     int | None,
     typer.Option(
@@ -102,6 +115,21 @@ def claim(outdir: Path, result: str, *, overwrite: bool) -> None:
     if (outdir / result).exists() and not overwrite:
         raise UsageError(
             f"{outdir} holds a finished run ({result}).", "Choose another --outdir, or add --overwrite."
+        )
+
+
+def claim_run(outdir: Path, result: str, *, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder that holds a finished or an interrupted run, unless it is to be resumed or replaced.
+
+    Raises
+    ------
+    UsageError
+        As :func:`claim`, or there is a checkpoint.
+    """
+    claim(outdir, result, overwrite=overwrite or resume)  # a job that is queued again may be finished
+    if not (resume or overwrite) and (outdir / "checkpoint.pt").exists():
+        raise UsageError(
+            f"{outdir} holds an interrupted run.", "Go on with --resume, or start again with --overwrite."
         )
 
 

@@ -7,12 +7,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cryoclass.cli import console
-from cryoclass.cli.options import BoxToCut, Device, Outdir, Overwrite, claim, with_settings
+from cryoclass.cli.options import (
+    BoxToCut,
+    Device,
+    Outdir,
+    Overwrite,
+    Resume,
+    Threads,
+    claim_run,
+    with_settings,
+)
 from cryoclass.errors import UsageError
 from cryoclass.settings import Boxes, Cutting, Invention, Learner, Pretraining
 
 if TYPE_CHECKING:
-    from cryoclass.pretraining.loop import Period
+    from cryoclass.pretraining.loop import Period, Pretrained
     from cryoclass.training.boxes import Boxes as Voxels
 
 
@@ -28,21 +37,8 @@ def pretrain(
     ] = None,
     outdir: Outdir = Path("Pretrain"),
     device: Device = "auto",
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            "--num-workers",
-            "-j",
-            "--j",
-            metavar="N",
-            min=1,
-            help="Threads that compute on a CPU; as many as it has cores where left out.",
-            show_default=False,
-        ),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where an interrupted run in --outdir stopped.")
-    ] = False,
+    jobs: Threads = None,
+    resume: Resume = False,
     overwrite: Overwrite = False,
     box: BoxToCut = None,
     *,
@@ -55,16 +51,12 @@ def pretrain(
     """Teach a network shape, without any label.
 
     Invents new species at every step and shows each in noisy boxes with a missing wedge; the network learns to say what
-    a species is like, and which boxes show the same one, whatever its orientation. Writes backbone.safetensors and a
+    a species is like, whatever its orientation; with --contrast, also which boxes show the same one. Writes backbone.safetensors and a
     card, for finetune --weights and embed --weights.
 
     Example: cryoclass pretrain -o Pretrain --steps 20000
     """
-    claim(outdir, "backbone.json", overwrite=overwrite or resume)
-    if not (resume or overwrite) and (outdir / "checkpoint.pt").exists():
-        raise UsageError(
-            f"{outdir} holds an interrupted run.", "Go on with --resume, or start again with --overwrite."
-        )
+    claim_run(outdir, "backbone.json", resume=resume, overwrite=overwrite)
     if particles is not None and not pretraining.contrast:
         raise UsageError(
             "nobody knows what your own particles are like; they can only be compared.",
@@ -74,9 +66,10 @@ def pretrain(
 
     from cryoclass.backbones.registry import load_backbone, spec
     from cryoclass.devices import choose_device
-    from cryoclass.pretraining.card import CARD, HISTORY, WEIGHTS, make_card, write_backbone, write_history
+    from cryoclass.pretraining.card import HISTORY, make_card, write_backbone
     from cryoclass.pretraining.loop import PretrainingRun
     from cryoclass.pretraining.loop import pretrain as train
+    from cryoclass.training.outputs import write_history
 
     if jobs is not None:
         torch.set_num_threads(jobs)
@@ -109,31 +102,7 @@ def pretrain(
     }
     write_history(outdir / HISTORY, result.periods)
     write_backbone(outdir, backbone, make_card(name, preparation, pretraining, invention, result, facts))
-    periods, boxes_seen = result.periods, result.periods[-1].boxes
-    seconds = sum(period.seconds for period in periods)
-    console.rows(
-        "pre-trained",
-        [
-            (
-                "boxes seen",
-                f"{boxes_seen}, {seconds / boxes_seen * 1000:.2f} ms each",
-            ),
-            (
-                "drawing them",
-                f"{sum(p.drawing * p.seconds for p in periods) / seconds:.0%} of the time, beside learning",
-            ),
-            (
-                "retrieval",
-                f"{result.retrieval:.3f} of held-out boxes lie nearest to one of their own species",
-            ),
-            ("weights", outdir / WEIGHTS),
-            ("card", outdir / CARD),
-        ],
-    )
-    console.next_command(
-        f"cryoclass finetune particles.star --backbone {name} --weights {outdir / WEIGHTS}",
-        f"cryoclass embed particles.star --backbone {name} --weights {outdir / WEIGHTS}",
-    )
+    _say_result(outdir, name, result)
 
 
 def _read_own(particles: Path | None, boxes: Boxes, cutting: Cutting, box: int | None) -> "Voxels | None":
@@ -159,4 +128,34 @@ def _say_period(period: "Period") -> None:
     console.note(
         f"step {period.step:6d}  describe {period.describe:.3f}  contrast {period.contrast:.3f}  "
         f"retrieval {period.retrieval:.3f}  {period.seconds:.0f} s"
+    )
+
+
+def _say_result(outdir: Path, name: str, result: "Pretrained") -> None:
+    from cryoclass.pretraining.card import CARD, WEIGHTS
+
+    periods, boxes_seen = result.periods, result.periods[-1].boxes
+    seconds = sum(period.seconds for period in periods)
+    console.rows(
+        "pre-trained",
+        [
+            (
+                "boxes seen",
+                f"{boxes_seen}, {seconds / boxes_seen * 1000:.2f} ms each",
+            ),
+            (
+                "drawing them",
+                f"{sum(p.drawing * p.seconds for p in periods) / seconds:.0%} of the time, beside learning",
+            ),
+            (
+                "retrieval",
+                f"{result.retrieval:.3f} of held-out boxes lie nearest to one of their own species",
+            ),
+            ("weights", outdir / WEIGHTS),
+            ("card", outdir / CARD),
+        ],
+    )
+    console.next_command(
+        f"cryoclass finetune particles.star --backbone {name} --weights {outdir / WEIGHTS}",
+        f"cryoclass embed particles.star --backbone {name} --weights {outdir / WEIGHTS}",
     )

@@ -1,12 +1,8 @@
 """What a pre-training leaves on the disk: the backbone, its card, and the history."""
 
-import csv
 import hashlib
-import io
 import json
 import shlex
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +11,9 @@ import torch
 
 from cryoclass.backbones.spec import Backbone
 from cryoclass.classifier import current_versions
-from cryoclass.files import replacing, write_text
+from cryoclass.files import replacing
 from cryoclass.pretraining import retrieval
-from cryoclass.pretraining.loop import Period, Pretrained
+from cryoclass.pretraining.loop import Pretrained
 from cryoclass.settings import Invention, Preparation, Pretraining
 
 WEIGHTS, CARD, HISTORY = "backbone.safetensors", "backbone.json", "history.csv"
@@ -81,12 +77,3 @@ def make_card(
         **{key: value for key, value in facts.items() if key != "command"},
         "versions": current_versions(),
     }
-
-
-def write_history(path: Path, records: Sequence[Period]) -> None:
-    """Write one line per period as CSV."""
-    out = io.StringIO()
-    table = csv.DictWriter(out, fieldnames=list(asdict(records[0])), lineterminator="\n")
-    table.writeheader()
-    table.writerows(asdict(record) for record in records)
-    write_text(path, out.getvalue())

@@ -5,6 +5,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,15 +14,14 @@ from cryoclass.labels import Labelled
 from cryoclass.results import assign, prediction_columns
 from cryoclass.star.tables import write_tables
 from cryoclass.training.finetune import FineTuned
-from cryoclass.training.loop import EpochRecord
 
 
-def write_history(path: Path, epochs: Sequence[EpochRecord]) -> None:
-    """Write one line per epoch as CSV."""
+def write_history(path: Path, records: Sequence[Any]) -> None:
+    """Write the dataclasses of a history, one line each, as CSV."""
     out = io.StringIO()
-    table = csv.DictWriter(out, fieldnames=list(asdict(epochs[0])), lineterminator="\n")
+    table = csv.DictWriter(out, fieldnames=list(asdict(records[0])), lineterminator="\n")
     table.writeheader()
-    table.writerows(asdict(record) for record in epochs)
+    table.writerows(asdict(record) for record in records)
     write_text(path, out.getvalue())
 
 
