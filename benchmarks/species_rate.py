@@ -56,7 +56,7 @@ def main() -> None:
     drawn = [0.0, 0.0]
     for place, views in enumerate((1, 2)):
         drawn[place] = (
-            seconds(lambda v=views: draw_batch(BOXES // v, v, 4, (0.1, 1.0), Invention(), generator), device)
+            seconds(lambda v=views: draw_batch(BOXES // v, v, (0.1, 1.0), Invention(), generator), device)
             / BOXES
         )
 

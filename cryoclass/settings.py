@@ -591,7 +591,7 @@ class Learner(BareBackbone):
 class Pretraining(Settings):
     """How a network learns shape without labels.
 
-    A step shows ``views`` boxes of each of ``species`` invented species, drawn at ``pixel_sizes`` different pixel sizes.
+    A step shows ``views`` boxes of each of ``species`` invented species.
     The learning rate rises over the first 3 % of the steps and falls to nothing along a cosine; the SNR goes from
     ``first_snr`` to ``snr`` over the first ``ramp`` of them.
     """
@@ -606,9 +606,6 @@ class Pretraining(Settings):
     )
     views: int = setting(
         1, help="Boxes of each species in a step; at least 2 with --contrast.", minimum=1, maximum=64
-    )
-    pixel_sizes: int = setting(
-        4, help="Pixel sizes in each step; must divide --batch-species.", minimum=1, maximum=1024
     )
     lr: float = setting(3e-3, help="Highest learning rate of Adam.", above=0, maximum=10)
     weight_decay: float = setting(1e-4, help="Weight decay, apart from the gradient.", minimum=0, maximum=1)
@@ -636,9 +633,4 @@ class Pretraining(Settings):
             raise UsageError(
                 f"--contrast {self.contrast:g} compares boxes of one species, but --views is {self.views}.",
                 "Use --views 2.",
-            )
-        if self.species % self.pixel_sizes:
-            raise UsageError(
-                f"--pixel-sizes {self.pixel_sizes} does not divide --batch-species {self.species}.",
-                f"Use --batch-species {self.pixel_sizes * max(1, round(self.species / self.pixel_sizes))}.",
             )

@@ -14,7 +14,6 @@ from cryoclass.backbones import packaged
 from cryoclass.classifier import Classifier, ModelCard, save_model
 from cryoclass.cli import main
 from cryoclass.doctor.disk import check_disk, extraction_bytes
-from cryoclass.doctor.effort import Cost, check_training
 from cryoclass.doctor.findings import duration, size
 from cryoclass.particles import read_particles
 from cryoclass.settings import Extraction, Preparation
@@ -157,15 +156,6 @@ def test_boxes_are_held_against_what_the_packaged_weights_have_learnt_from(docto
     assert level == "warning"
     assert "in voxels of 2 A" in words
     assert "network" not in {finding["topic"] for finding in doctor(PARTICLES, *SMALL).findings}
-
-
-def test_training_is_estimated_in_one_position():
-    cost = Cost(seconds=40.0, forward=0, training=4_000_000, weights=0)
-    [small], [whole] = (list(check_training(cost, 10, name, 10**12)) for name in ("res32-species", "r3d10"))
-    assert "about 5 min per epoch" in small.words
-    assert "about 20 min per epoch" in whole.words
-    assert "32 MB" in small.words
-    assert "128 MB" in whole.words
 
 
 def test_damage_to_the_weights_in_the_package_is_found(doctor, tmp_path, monkeypatch):

@@ -24,13 +24,13 @@ from cryoclass.pretraining import sharpen as sharpening
 from cryoclass.pretraining.batches import snr_at
 from cryoclass.pretraining.loop import PretrainingRun, learning_rate, period_of, pretrain
 from cryoclass.pretraining.objective import Tasks, contrastive_loss
-from cryoclass.pretraining.own import altered
+from cryoclass.pretraining.own import altered, reversed_about_centre
 from cryoclass.settings import Invention, Preparation, Pretraining
 from cryoclass.simulate import optics
 
 CPU = torch.device("cpu")
 NETWORK = ["-j", "1", "--device", "cpu", "--input-size", "16", "16", "16"]
-SHORT = ["pretrain", "-n", "4", "-b", "4", "--pixel-sizes", "2", *NETWORK]
+SHORT = ["pretrain", "-n", "4", "-b", "4", *NETWORK]
 FILES = {"backbone.safetensors", "backbone.json", "history.csv", "checkpoint.pt"}
 
 
@@ -41,7 +41,7 @@ def _little_to_compare():
         patch.setattr(retrieval, "SPECIES", 10)
         patch.setattr(retrieval, "VIEWS", 2)
         patch.setattr(loop, "REFERENCE", 200)
-        patch.setattr(sharpening, "BATCHES", 2)
+        patch.setattr(sharpening, "LEAST", 2)
         patch.setattr(sharpening, "SPECIES", 16)
         yield
 
@@ -158,7 +158,11 @@ def test_descriptions_are_learnt_in_units_of_their_spread():
     heads, vectors = tasks(), torch.randn((6, 8), generator=seeded())
     description = torch.randn((6, 5), generator=seeded(1))
     losses = heads(vectors, torch.arange(6), description, None)
-    expected = (heads.say(vectors) - (description - 0.5) / 2).square().mean()
+    off = (heads.say(vectors) - (description - 0.5) / 2).abs()
+    expected = torch.where(
+        off < 1, off**2 / 2, off - 0.5
+    ).mean()  # what is far off counts by its distance alone
+    assert (off > 1).any()
     assert torch.allclose(losses.describe, expected)
     assert losses.contrast == 0
 
@@ -230,12 +234,25 @@ def test_altered_views_show_the_same_particle_in_four_positions_under_new_noise(
     raw = blob + torch.randn(blob.shape, generator=seeded())
     views = altered(raw, 60, WIDE, seeded())[0]
     assert len(torch.unique(views.flatten(1), dim=0)) == 60
-    positions = torch.stack([blob[0].flip(axes).flatten() for axes in ((), (1, 2), (0, 2), (0, 1))])
+    positions = torch.stack(
+        [reversed_about_centre(blob, axes).flatten() for axes in ((), (2, 3), (1, 3), (1, 2))]
+    )
     alike = torch.tensor(np.corrcoef(torch.cat([positions, views.flatten(1)]))[:4, 4:])
     assert alike.amax(0).min() > 0.3
     assert alike.sort(0).values[2].max() < 0.2
     assert set(alike.argmax(0).tolist()) == {0, 1, 2, 3}
     assert alike.amax(0).max() > 1.4 * alike.amax(0).min()  # some views are nearly clean, others not
+
+
+@pytest.mark.parametrize("side", [7, 8])
+def test_a_half_turn_keeps_the_central_voxel_in_place(side):
+    box = torch.randn((1, side, side, side), generator=seeded())
+    turned = reversed_about_centre(box, (1, 3))
+    middle = side // 2
+    assert torch.equal(turned[0, middle, :, middle], box[0, middle, :, middle])
+    assert turned[0, middle + 1, 2, middle - 2] == box[0, middle - 1, 2, middle + 2]
+    assert torch.equal(reversed_about_centre(turned, (1, 3)), box)
+    assert reversed_about_centre(box, ()) is box
 
 
 def test_altered_views_are_shifted_by_half_the_allowance_at_most():
@@ -288,7 +305,7 @@ def test_retrieval_is_the_share_of_boxes_nearest_to_their_own_species():
 
 
 def test_held_out_species_are_always_the_same():
-    one, same = (retrieval.held_out(Invention(), CPU) for _ in range(2))
+    one, same = (retrieval.held_out(Invention()) for _ in range(2))
     assert one.boxes.shape == (20, 32, 32, 32)
     assert torch.equal(one.boxes, same.boxes)
     assert one.species.tolist() == np.repeat(np.arange(10), 2).tolist()
@@ -300,7 +317,7 @@ def test_held_out_species_are_always_the_same():
 def test_the_losses_fall(monkeypatch):
     monkeypatch.setattr(loop, "REFERENCE", 2000)  # a few rare species make much of the spread
     monkeypatch.setattr(retrieval, "VIEWS", 1)
-    settings = Pretraining(steps=40, species=16, pixel_sizes=1, views=2, contrast=0.1)
+    settings = Pretraining(steps=40, species=16, views=2, contrast=0.1)
     easy = Invention(pixel_range=(8, 8), first_snr=(20, 20), snr=(20, 20), neighbours=0, membrane_chance=0)
     torch.manual_seed(0)
     records = pretrain(
@@ -310,7 +327,7 @@ def test_the_losses_fall(monkeypatch):
     assert [record.boxes for record in records] == [32 * record.step for record in records]
     contrast, describe = ([getattr(record, part) for record in records] for part in ("contrast", "describe"))
     assert np.median(contrast[-10:]) < 0.9 * np.median(contrast[:5])
-    assert np.median(describe[-20:]) < 0.8 * np.median(describe[:10])
+    assert np.median(describe[-20:]) < 0.9 * np.median(describe[:10])
     assert all(0 < record.drawing < 1 for record in records)
 
 
@@ -330,10 +347,12 @@ def test_a_run_leaves_weights_card_and_history(finished):
     assert card["weights_sha256"] == hashlib.sha256(weights_of(finished)).hexdigest()
     assert card["bytes"] == len(weights_of(finished))
     assert card["preparation"]["input_size"] == [16, 16, 16]
-    assert card["pretraining"] == Pretraining(steps=4, species=4, pixel_sizes=2).to_dict()
+    assert card["pretraining"] == Pretraining(steps=4, species=4).to_dict()
     assert card["pretraining"]["seed"] == 0
     assert card["invention"] == Invention().to_dict()
-    assert card["scores"]["retrieval"] == pytest.approx(float(history[-1]["retrieval"]), abs=1e-4)
+    written = load_backbone("res32", weights=finished / "backbone.safetensors")
+    found = retrieval.retrieval(written, Preparer(small("res32")), retrieval.held_out(Invention()))
+    assert card["scores"]["retrieval"] == pytest.approx(found, abs=1e-4)
     assert "20 boxes of 10 invented species" in card["scores"]["what"]
     assert [row["step"] for row in history] == ["1", "2", "3", "4"]
     assert [row["boxes"] for row in history] == ["4", "8", "12", "16"]
@@ -379,7 +398,8 @@ def interrupted(cryoclass, tmp_path, monkeypatch):
         ran = cryoclass(*SHORT, "-o", tmp_path / "P")
     assert ran.status == 130
     assert "interrupted" in ran.err
-    assert {path.name for path in (tmp_path / "P").iterdir()} == {"checkpoint.pt"}
+    assert {path.name for path in (tmp_path / "P").iterdir()} == {"checkpoint.pt", "history.csv"}
+    assert [row["step"] for row in history_of(tmp_path / "P")] == ["1", "2"]
     return tmp_path / "P"
 
 
@@ -453,7 +473,6 @@ def test_resuming_a_finished_run_takes_no_further_step(cryoclass, tmp_path):
     [
         ("--views 1 --contrast 0.1", "compares boxes of one species, but --views is 1"),
         ("--contrast 0 --describe 0", "--describe and --contrast are both 0"),
-        ("-b 5 --pixel-sizes 2", "--pixel-sizes 2 does not divide --batch-species 5"),
         ("--snr 1 0.1", "--snr is 1 0.1; the smaller number comes first"),
         ("--pixel-range 1 8", "hold species of up to 27 angstroms"),
         ("--pixel-range 8 100", "show species of 400 angstroms or more"),
@@ -476,7 +495,7 @@ def test_a_loss_that_explodes_is_an_error_and_never_a_checkpoint(tmp_path):
     backbone = load_backbone("res32")
     with torch.no_grad():
         backbone.conv1.weight.fill_(torch.inf)
-    settings = Pretraining(steps=2, species=4, pixel_sizes=2)
+    settings = Pretraining(steps=2, species=4)
     run = PretrainingRun(device=CPU, folder=tmp_path)
     with pytest.raises(CryoclassError, match=r"before step 1.*no longer a number") as raised:
         pretrain(backbone, small("res32"), settings, Invention(), run)
@@ -625,9 +644,6 @@ def test_settings_that_teach_nothing_are_refused():
     with pytest.raises(UsageError, match="--views is 1") as raised:
         Pretraining(contrast=0.1)
     assert "--views 2" in raised.value.hint
-    with pytest.raises(UsageError, match="does not divide") as raised:
-        Pretraining(species=10, pixel_sizes=4)
-    assert "--batch-species 8" in raised.value.hint
 
 
 # --------------------------------------------------------------------------------------- discriminants
@@ -649,8 +665,8 @@ def test_discriminants_weigh_every_direction_by_what_it_says_about_the_species()
 
 def test_pre_training_ends_with_discriminants(finished):
     state = safetensors.torch.load_file(finished / "backbone.safetensors")
-    assert not torch.equal(state["sharpen"], torch.eye(128))
+    assert not torch.equal(state["sharpen"], torch.eye(spec("res32").width))
     assert state["centre"].abs().sum() > 0
     plain = load_backbone("res32").state_dict()
-    assert torch.equal(plain["sharpen"], torch.eye(128))
+    assert torch.equal(plain["sharpen"], torch.eye(spec("res32").width))
     assert not plain["centre"].any()

@@ -14,6 +14,7 @@ from cryoclass.pretraining.batches import diameters, draw_batch
 from cryoclass.settings import Invention, Simulation
 from cryoclass.simulate import optics, species
 from cryoclass.simulate.boxes import draw_density, draw_optics, from_spectrum, see, seen_by_tilts
+from cryoclass.simulate.drawing import random_turns
 from cryoclass.simulate.rotations import operators
 from cryoclass.simulate.species import (
     BLOBS,
@@ -22,7 +23,6 @@ from cryoclass.simulate.species import (
     Assemblies,
     describe,
     draw_assemblies,
-    random_turns,
 )
 from cryoclass.simulate.tomogram import prepare_shapes, turned
 
@@ -44,6 +44,10 @@ PLAIN = Invention(
     low_pass=(50, 50),
     coloured=0,
 )
+
+
+def pixels(count, angpix=ANGPIX):
+    return torch.full((count,), angpix)
 
 
 def seeded(seed=0):
@@ -265,13 +269,8 @@ def test_a_description_sees_shape_beyond_the_distances_from_the_centre():
     mixed.positions[:] = (turns @ found.positions[..., None])[..., 0]  # each blob keeps its distance
     angpix = torch.full((20,), ANGPIX)
     one, other = describe(found, angpix), describe(mixed, angpix)
-    degrees = (
-        one[:, :-1].unflatten(1, (species.SHELLS, species.DEGREES)),
-        other[:, :-1].unflatten(1, (species.SHELLS, species.DEGREES)),
-    )
-    assert torch.allclose(
-        degrees[0][..., 0], degrees[1][..., 0], rtol=1e-4, atol=1e-6
-    )  # degree 0: mass alone
+    shells = slice(0, species.PIXEL_SHELLS)  # degree 0: mass alone
+    assert torch.allclose(one[:, shells], other[:, shells], rtol=1e-4, atol=1e-6)
     assert ((one - other).norm(dim=1) > 0.01).all()
 
 
@@ -279,18 +278,25 @@ def test_a_description_is_the_mass_by_radius_and_angular_degree():
     found = drawn(6)
     for row in range(6):
         positions, weights = blobs(found, row)
-        distance = np.linalg.norm(positions, axis=1) / ANGPIX
-        unit = positions / np.linalg.norm(positions, axis=1, keepdims=True)
-        shells = 2.0 * np.arange(species.SHELLS)
-        mass = weights[:, None] * np.exp(-0.5 * ((distance[:, None] - shells) / 1.2) ** 2)
-        power = [
-            np.einsum("in,ij,jn->n", mass, eval_legendre(degree, unit @ unit.T), mass)
-            for degree in range(species.DEGREES)
-        ]
-        spectrum = np.sqrt(np.clip(np.transpose(power), 0, None)).ravel()
-        expected = [*spectrum, np.log(float(found.sigma[row]) / ANGPIX)]
-        described = describe(found.taken(torch.tensor([row])), torch.tensor([ANGPIX]))[0]
-        assert described.numpy() == pytest.approx(expected, abs=5e-4)
+        distance, sigma = np.linalg.norm(positions, axis=1), float(found.sigma[row])
+        gyration = np.sqrt(weights @ distance**2)
+        cosine = positions @ positions.T / np.outer(distance, distance)
+        expected = []
+        for degree in range(species.DEGREES):
+            seen = np.exp(-degree * (degree + 1) / 2 * (sigma / distance) ** 2)
+            legendre = eval_legendre(degree, cosine)
+            for spacing, count in (
+                (species.SPACING * ANGPIX, species.PIXEL_SHELLS),
+                (species.OWN_SPACING * gyration, species.OWN_SHELLS),
+            ):
+                from_shell = distance[:, None] / spacing - np.arange(count)
+                mass = (weights * seen)[:, None] * np.exp(-0.5 * (from_shell / species.THICKNESS) ** 2)
+                power = mass.T @ legendre @ mass
+                expected += [*np.diag(power), *np.diag(power, 1)]
+        expected = np.sign(expected) * np.sqrt(np.abs(expected))
+        described = describe(found.taken(torch.tensor([row])), torch.tensor([ANGPIX]))[0].numpy()
+        assert described[:-2] == pytest.approx(expected, abs=1e-3)
+        assert described[-2:] == pytest.approx(np.log([gyration / ANGPIX, sigma / ANGPIX]), abs=1e-3)
 
 
 def test_a_description_counts_in_pixels():
@@ -309,7 +315,7 @@ def test_a_description_counts_in_pixels():
 def test_a_density_lies_where_its_offset_says_in_x_y_z(side):
     found = small(4)
     offset = torch.tensor([[0.0, 0, 0], [3, 0, 0], [0, -2.5, 0], [0.5, 1, 2]])
-    density = draw_density(found, random_turns(4, seeded()), offset, ANGPIX, side)
+    density = draw_density(found, random_turns(4, seeded()), offset, pixels(4), side)
     assert density.shape == (4, side, side, side)
     mass = density.sum((1, 2, 3))
     voxel = torch.arange(side) - side // 2
@@ -321,7 +327,7 @@ def test_the_mass_of_a_density_does_not_depend_on_orientation_and_place():
     found = small(1).taken(torch.zeros(20, dtype=torch.long))
     generator = seeded(5)
     offset = 2 * torch.rand((20, 3), generator=generator)
-    density = draw_density(found, random_turns(20, generator), offset, ANGPIX, 32)
+    density = draw_density(found, random_turns(20, generator), offset, pixels(20), 32)
     expected = (np.sqrt(2 * np.pi) * found.sigma / ANGPIX) ** 3  # of Gaussians whose weights sum to 1
     assert torch.allclose(density.sum((1, 2, 3)), expected, rtol=1e-3)
     assert density.min() >= 0
@@ -332,9 +338,9 @@ def test_a_density_is_turned_as_simulated_tomograms_turn_theirs():
     found = found.taken((found.group == NAMES.index("C1")).nonzero()[:6, 0])
     turns, still = random_turns(6, seeded(1)), torch.eye(3).expand(6, 3, 3)
     offset = torch.tensor([1.0, -2.0, 0.5]).expand(6, 3)
-    reference = draw_density(found, still, torch.zeros(6, 3), ANGPIX, 32).numpy()
-    here = draw_density(found, turns, offset, ANGPIX, 32)
-    back = draw_density(found, turns.mT, offset, ANGPIX, 32)
+    reference = draw_density(found, still, torch.zeros(6, 3), pixels(6), 32).numpy()
+    here = draw_density(found, turns, offset, pixels(6), 32)
+    back = draw_density(found, turns.mT, offset, pixels(6), 32)
     for row, density in enumerate(reference):
         shape = prepare_shapes({"x": density}, 32)["x"]
         there = turned(shape, turns[row].double().numpy(), offset[row].double().numpy())
@@ -349,7 +355,7 @@ def test_a_density_is_turned_as_simulated_tomograms_turn_theirs():
 @pytest.mark.parametrize("side", [16, 31, 32])
 def test_every_box_has_the_snr_that_was_drawn_for_it(side):
     settings = Invention(box=side, coloured=0.5)
-    seen = see(small(8), 3, ANGPIX * 32 / side, (0.01, 2.0), settings, seeded())
+    seen = see(small(8), 3, pixels(8, ANGPIX * 32 / side), (0.01, 2.0), settings, seeded())
     assert seen.snr.shape == (8, 3)
     assert 0.01 <= seen.snr.min() < seen.snr.max() <= 2
     target, noise = (from_spectrum(part, side).double() for part in (seen.target, seen.noise))
@@ -358,7 +364,7 @@ def test_every_box_has_the_snr_that_was_drawn_for_it(side):
 
 
 def test_boxes_are_the_sum_of_their_parts():
-    seen = see(small(4), 2, ANGPIX, (0.5, 0.5), Invention(neighbour_chance=1), seeded())
+    seen = see(small(4), 2, pixels(4), (0.5, 0.5), Invention(neighbour_chance=1), seeded())
     parts = sum(from_spectrum(part, 32) for part in (seen.target, seen.surroundings, seen.noise))
     assert seen.boxes.shape == (4, 2, 32, 32, 32)
     assert torch.allclose(seen.boxes.flatten(0, 1), parts, atol=1e-4 * float(parts.abs().max()))
@@ -367,7 +373,7 @@ def test_boxes_are_the_sum_of_their_parts():
 @pytest.mark.parametrize("side", [31, 32])
 def test_parts_are_spectra_of_real_boxes(side):
     """Whatever the tilts and their axis: else a box would not show what its spectrum says."""
-    seen = see(small(30), 1, ANGPIX, (0.5, 0.5), Invention(box=side, odd_axis=0.5), seeded())
+    seen = see(small(30), 1, pixels(30), (0.5, 0.5), Invention(box=side, odd_axis=0.5), seeded())
     for part in (seen.target, seen.surroundings, seen.noise):
         again = torch.fft.rfftn(from_spectrum(part, side), dim=(1, 2, 3))
         assert torch.allclose(again, part, atol=1e-5 * float(part.abs().max()))
@@ -375,7 +381,7 @@ def test_parts_are_spectra_of_real_boxes(side):
 
 @pytest.mark.parametrize("side", [24, 32, 33])
 def test_nothing_lies_in_the_missing_wedge_and_something_everywhere_else(side):
-    seen = see(small(6), 2, ANGPIX, (0.5, 0.5), PLAIN.replace(box=side), seeded())
+    seen = see(small(6), 2, pixels(6), (0.5, 0.5), PLAIN.replace(box=side), seeded())
     inside, paired = frequencies_seen(side)
     for part in (seen.target, seen.noise):
         assert (part[:, ~(inside & paired)] == 0).all()
@@ -413,7 +419,7 @@ def test_a_tilt_axis_of_any_direction_turns_the_wedge_about_the_beam():
 @pytest.mark.parametrize("b_factor", [0, 800])
 def test_contrast_transfer_is_that_of_simulated_tomograms_plain_flipped_or_corrected(b_factor):
     count, settings = 600, PLAIN.replace(b_factor=(b_factor, b_factor))
-    drawn_optics = draw_optics(count, ANGPIX, settings, seeded())
+    drawn_optics = draw_optics(pixels(count), settings, seeded())
     inside, paired = frequencies_seen(32)
     kz, ky, kx = optics.frequencies((32,) * 3)
     envelope = np.exp(-b_factor / 4 * (kz**2 + ky**2 + kx**2) / ANGPIX**2)
@@ -432,9 +438,9 @@ def test_contrast_transfer_is_that_of_simulated_tomograms_plain_flipped_or_corre
 
 def test_noise_is_white_where_it_is_not_asked_to_be_coloured():
     inside, paired = frequencies_seen(32)
-    white = draw_optics(20, ANGPIX, PLAIN, seeded()).background
+    white = draw_optics(pixels(20), PLAIN, seeded()).background
     assert torch.equal(white, (inside & paired).float().expand_as(white))
-    coloured = draw_optics(20, ANGPIX, PLAIN.replace(coloured=1), seeded()).background[:, inside & paired]
+    coloured = draw_optics(pixels(20), PLAIN.replace(coloured=1), seeded()).background[:, inside & paired]
     assert (coloured.std(1) > 0.01).float().mean() > 0.8
 
 
@@ -443,7 +449,7 @@ def test_a_low_pass_filter_takes_signal_and_noise_alike():
     kz, ky, kx = optics.frequencies((32,) * 3)
     k = torch.tensor(np.sqrt(kz**2 + ky**2 + kx**2), dtype=torch.float32)[inside & paired]
     open_, filtered = (
-        draw_optics(9, ANGPIX, PLAIN.replace(low_pass=limit), seeded()) for limit in ((50, 50), (0.25, 0.25))
+        draw_optics(pixels(9), PLAIN.replace(low_pass=limit), seeded()) for limit in ((50, 50), (0.25, 0.25))
     )
     passed = 1 / (1 + torch.exp((k - 0.25) / 0.02))
     for name in ("signal", "background"):
@@ -456,9 +462,9 @@ def test_a_low_pass_filter_takes_signal_and_noise_alike():
 
 def test_nothing_surrounds_a_particle_unless_asked():
     found = small(10)
-    alone = see(found, 2, ANGPIX, (1, 1), Invention(neighbours=0, membrane_chance=0), seeded())
+    alone = see(found, 2, pixels(10), (1, 1), Invention(neighbours=0, membrane_chance=0), seeded())
     assert (alone.surroundings == 0).all()
-    never = see(found, 2, ANGPIX, (1, 1), Invention(neighbour_chance=0, membrane_chance=0), seeded())
+    never = see(found, 2, pixels(10), (1, 1), Invention(neighbour_chance=0, membrane_chance=0), seeded())
     assert (never.surroundings == 0).all()
 
 
@@ -469,7 +475,7 @@ def test_nothing_surrounds_a_particle_unless_asked():
 )
 def test_surroundings_that_are_asked_for_lie_beside_the_particle(asked):
     settings = PLAIN.replace(box=48, **asked)
-    seen = see(small(12), 2, ANGPIX, (1, 1), settings, seeded())
+    seen = see(small(12), 2, pixels(12), (1, 1), settings, seeded())
     assert (seen.surroundings.abs().amax((1, 2, 3)) > 0).all()
     assert (seen.noise.abs().amax((1, 2, 3)) > 0).all()
     target, around = (from_spectrum(part, 48).flatten(1) for part in (seen.target, seen.surroundings))
@@ -478,7 +484,7 @@ def test_surroundings_that_are_asked_for_lie_beside_the_particle(asked):
 
 
 def test_membranes_are_as_frequent_as_asked():
-    seen = see(small(150), 2, ANGPIX, (1, 1), PLAIN.replace(membrane_chance=0.25), seeded())
+    seen = see(small(150), 2, pixels(150), (1, 1), PLAIN.replace(membrane_chance=0.25), seeded())
     assert (seen.surroundings.abs().amax((1, 2, 3)) > 0).float().mean() == pytest.approx(0.25, abs=0.06)
 
 
@@ -488,7 +494,7 @@ def test_membranes_are_as_frequent_as_asked():
 def test_views_of_a_species_share_nothing_but_the_species():
     found = small(300)
     lopsided = found.taken((found.group == NAMES.index("C1")).nonzero()[:3, 0])
-    seen = see(lopsided, 6, ANGPIX, (0.1, 1), PLAIN, seeded())
+    seen = see(lopsided, 6, pixels(3), (0.1, 1), PLAIN, seeded())
     assert len(torch.unique(seen.snr)) == 18
     target, noise = (from_spectrum(part, 32).unflatten(0, (3, 6)) for part in (seen.target, seen.noise))
     for one, other in zip(target, noise, strict=True):
@@ -501,7 +507,7 @@ def test_views_of_a_species_differ_by_a_turn_and_a_shift():
     found = small(4)
     rows = torch.arange(4).repeat_interleave(3)
     turns = random_turns(12, seeded(4))
-    density = draw_density(found.taken(rows), turns, torch.zeros(12, 3), ANGPIX, 32).double()
+    density = draw_density(found.taken(rows), turns, torch.zeros(12, 3), pixels(12), 32).double()
     at = torch.tensor(np.indices((32,) * 3)[::-1].reshape(3, -1) - 16.0)
     weight = density.flatten(1) / density.sum((1, 2, 3))[:, None]
     moments = torch.einsum("nv,iv,jv->nij", weight, at, at)
@@ -516,7 +522,7 @@ def test_views_of_a_species_differ_by_a_turn_and_a_shift():
 
 def test_a_batch_is_repeatable_from_its_seed():
     settings = Invention(neighbour_chance=0.5, membrane_chance=0.5)
-    one, same, other = (draw_batch(6, 2, 3, (0.1, 1), settings, seeded(seed)) for seed in (7, 7, 8))
+    one, same, other = (draw_batch(6, 2, (0.1, 1), settings, seeded(seed)) for seed in (7, 7, 8))
     assert torch.equal(one.boxes, same.boxes)
     assert torch.equal(one.description, same.description)
     assert not torch.equal(one.boxes, other.boxes)
@@ -525,7 +531,7 @@ def test_a_batch_is_repeatable_from_its_seed():
 
 @pytest.mark.parametrize("side", [16, 31, 32, 48])
 def test_boxes_of_any_size_are_drawn(side):
-    batch = draw_batch(8, 2, 2, (0.1, 1), Invention(box=side), seeded())
+    batch = draw_batch(8, 2, (0.1, 1), Invention(box=side), seeded())
     assert batch.boxes.shape == (8, 2, side, side, side)
     assert batch.description.shape == (8, DESCRIPTION)
     assert batch.boxes.isfinite().all()
@@ -537,11 +543,11 @@ def test_species_fit_into_their_boxes(angpix):
     """Seen without noise and neighbours, hardly anything of a particle lies near the faces of its box."""
     settings = PLAIN.replace(pixel_range=(angpix, angpix), shift=2)
     generator = seeded()
-    found = draw_assemblies(200, diameters(angpix, settings), (2 * angpix, 40.0), generator)
-    density = draw_density(found, random_turns(200, generator), torch.zeros(200, 3), angpix, 32)
+    found = draw_assemblies(200, diameters(pixels(200, angpix), settings), (2 * angpix, 40.0), generator)
+    density = draw_density(found, random_turns(200, generator), torch.zeros(200, 3), pixels(200, angpix), 32)
     inner = density[:, 1:-1, 1:-1, 1:-1].sum((1, 2, 3)) / density.sum((1, 2, 3))
     assert inner.min() > 0.95
-    batch = draw_batch(20, 1, 1, (1e6, 1e6), settings, generator)
+    batch = draw_batch(20, 1, (1e6, 1e6), settings, generator)
     assert batch.boxes.isfinite().all()
 
 
@@ -570,11 +576,18 @@ def test_ranges_out_of_order_or_limits_are_refused(wrong, words):
 def test_pixels_that_no_species_suits_are_refused(pixel, words):
     settings = Invention(pixel_range=(pixel, pixel))
     with pytest.raises(UsageError, match=words):
-        draw_batch(4, 1, 2, (1, 1), settings, seeded())
+        draw_batch(4, 1, (1, 1), settings, seeded())
 
 
 def test_species_suit_their_pixels():
-    assert diameters(4.0, Invention()) == (40, 108)
-    assert diameters(16.0, Invention()) == (64, 260)
-    rounded = 65 * (1 + 1e-12)
-    assert diameters(rounded, Invention()) == pytest.approx((260, 260))
+    least, most = diameters(torch.tensor([4.0, 9.0, 16.0]), Invention())
+    assert least.tolist() == [40, 40, 64]
+    assert most.tolist() == [108, 243, 260]
+
+
+def test_species_of_a_batch_have_pixels_of_their_own():
+    """Evenly by logarithm: the largest species that a box holds are as wide in pixels as the smallest pixels allow."""
+    settings = Invention(diameter=(100, 101), neighbours=0, membrane_chance=0, snr=(1e5, 1e5))
+    batch = draw_batch(40, 1, (1e5, 1e5), settings, seeded())
+    sigma = batch.description[:, -1].exp()  # of the blobs in pixels
+    assert sigma.max() / sigma.min() > 1.5

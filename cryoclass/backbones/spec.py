@@ -202,8 +202,6 @@ class BackboneSpec:
         The network has a size and grey values of its own, which no recipe changes.
     natural_units
         The numbers of the embedding weigh as much as they say about the species, so nobody should standardise them.
-    positions
-        In how many positions it sees a box in evaluation, which costs as many times what a box in training does.
     intensity
         What its weights were, or are to be, shown.
     scale
@@ -239,7 +237,6 @@ class BackboneSpec:
     packaged: bool = False
     made_for_boxes: bool = False
     natural_units: bool = False
-    positions: int = 1
     intensity: Intensity = "as-pretrained"
     scale: Scale = Scale()
     licence: str = "BSD-3-Clause"

@@ -328,7 +328,8 @@ def _by_hand(spec: BackboneSpec, weights: Weights, path: Path) -> str:
     place = f" from {weights.by_hand}" if weights.by_hand else " on a computer with network"
     return (
         f"Get {weights.filename}{place}, then use --weights FILE, or "
-        f"cryoclass backbones import {spec.name} FILE to keep it in {path.parent}."
+        f"cryoclass backbones import {spec.name} FILE to keep it in {path.parent}. "
+        "Or use --backbone res32-species, whose weights come with cryoclass."
     )
 
 

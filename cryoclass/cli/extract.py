@@ -73,9 +73,7 @@ def extract(
             ("look at", outdir / "extract.html"),
         ],
     )
-    console.next_command(
-        f"cryoclass finetune {extracted.star}", f"cryoclass embed {extracted.star} --backbone r3d34-k400"
-    )
+    console.next_command(f"cryoclass finetune {extracted.star}", f"cryoclass embed {extracted.star}")
 
 
 def _warn_of_silent_optics(particles: "Particles") -> None:

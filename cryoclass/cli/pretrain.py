@@ -21,6 +21,8 @@ from cryoclass.errors import UsageError
 from cryoclass.settings import Boxes, Cutting, Invention, Learner, Pretraining
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cryoclass.pretraining.loop import Period, Pretrained
     from cryoclass.training.boxes import Boxes as Voxels
 
@@ -83,6 +85,11 @@ def pretrain(
     backbone = load_backbone(name, weights=learner.weights, as_pretrained=True, track=console.track)
     start = str(learner.weights) if learner.weights else entry.trained_on or "random"
     console.note(f"{name}, start: {start}, on {place}, {torch.get_num_threads()} threads")
+
+    def tell(periods: "Sequence[Period]") -> None:
+        write_history(outdir / HISTORY, periods)
+        _say_period(periods[-1])
+
     run = PretrainingRun(
         device=place,
         folder=outdir,
@@ -90,7 +97,7 @@ def pretrain(
         own=own,
         facts={"backbone": name, "start": start, "particles": str(particles)},
         track=console.track,
-        on_period=_say_period,
+        on_period=tell,
     )
     result = train(backbone, preparation, pretraining, invention, run)
     facts = {

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cryoclass.backbones.registry import build_backbone, spec
+from cryoclass.backbones.registry import build_backbone
 from cryoclass.doctor.findings import Finding, duration, ok, size, warning
 from cryoclass.inference.engines import Engine
 from cryoclass.settings import Size3
@@ -99,11 +99,10 @@ def check_prediction(cost: Cost, count: int, verb: str, memory: int) -> Iterator
 
 def check_training(cost: Cost, count: int, backbone: str, memory: int) -> Iterator[Finding]:
     """Estimate an epoch over the labelled particles; ``memory`` is what is free, in bytes."""
-    positions = spec(backbone).positions  # what was measured is evaluation
-    needed = OPTIMISER_COPIES * cost.weights + BATCH * cost.training // positions
+    needed = OPTIMISER_COPIES * cost.weights + BATCH * cost.training
     words = (
         f"finetune {backbone} on {count} labelled particles: about "
-        f"{duration(BACKWARD_PASSES * count * cost.seconds / positions)} per epoch and {size(needed)} of memory with "
+        f"{duration(BACKWARD_PASSES * count * cost.seconds)} per epoch and {size(needed)} of memory with "
         f"--batch-size {BATCH} (estimates)"
     )
     yield from _if_it_fits(words, needed, memory)

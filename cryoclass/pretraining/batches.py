@@ -1,6 +1,5 @@
 """What a step of pre-training shows: boxes of new species, several of each, and what the species are like."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +8,8 @@ from torch import Tensor
 from cryoclass.errors import UsageError
 from cryoclass.settings import Invention, Pretraining
 from cryoclass.simulate.boxes import see
-from cryoclass.simulate.species import describe, draw_assemblies
+from cryoclass.simulate.drawing import log_uniform
+from cryoclass.simulate.species import Assemblies, describe, draw_assemblies
 
 SMALLEST, LARGEST = 4, 27  # pixels that a species measures across, of a box of 32
 
@@ -33,7 +33,6 @@ class Batch:
 def draw_batch(
     species: int,
     views: int,
-    pixel_sizes: int,
     snr: tuple[float, float],
     invention: Invention,
     generator: torch.Generator,
@@ -44,59 +43,77 @@ def draw_batch(
     ----------
     species, views
         S and V.
-    pixel_sizes
-        How many different ones; all boxes of a species share one, as the boxes of a data set do.
     snr
         Lowest and highest variance of the signal over variance of the noise.
     invention
         Ranges of everything else.
     generator
         Its device is where everything is computed.
-    """
-    boxes, descriptions = [], []
-    for _ in range(pixel_sizes):
-        angpix = _log_uniform(invention.pixel_range, generator)
-        pixel = angpix * invention.box / 32
-        diameter = diameters(pixel, invention)
-        finest = 2 * angpix  # nothing finer is left of a density in such pixels
-        drawn = draw_assemblies(
-            species // pixel_sizes, diameter, (finest, max(40.0, 1.25 * finest)), generator
-        )
-        boxes.append(see(drawn, views, angpix, snr, invention, generator).boxes)
-        descriptions.append(describe(drawn, torch.full((len(drawn),), pixel, device=generator.device)))
-    return Batch(boxes=torch.cat(boxes), description=torch.cat(descriptions))
-
-
-def diameters(pixel: float, invention: Invention) -> tuple[float, float]:
-    """Return the smallest and largest diameter in angstroms of species that boxes can show.
-
-    Parameters
-    ----------
-    pixel
-        Size in angstroms of a 32nd of the box.
-    invention
-        The diameters wished for.
 
     Raises
     ------
     UsageError
-        All species are too large for the box, or too small to be seen.
+        As :func:`check_sizes`.
+    """
+    drawn, angpix = invent(species, invention, generator)
+    return Batch(
+        boxes=see(drawn, views, angpix, snr, invention, generator).boxes,
+        description=describe(drawn, angpix * invention.box / 32),
+    )
+
+
+def invent(species: int, invention: Invention, generator: torch.Generator) -> tuple[Assemblies, Tensor]:
+    """Return new species, and the pixel size in angstroms of the boxes that are to show each, (S,).
+
+    Raises
+    ------
+    UsageError
+        As :func:`check_sizes`.
+    """
+    check_sizes(invention)
+    angpix = log_uniform((species,), *invention.pixel_range, generator)
+    finest = 2 * angpix  # nothing finer is left of a density in such pixels
+    resolution = (finest, (1.25 * finest).clamp(min=40.0))
+    size = diameters(angpix * invention.box / 32, invention)
+    return draw_assemblies(species, size, resolution, generator), angpix
+
+
+def diameters(pixel: Tensor, invention: Invention) -> tuple[Tensor, Tensor]:
+    """Return the smallest and largest diameters in angstroms of species that boxes can show.
+
+    Parameters
+    ----------
+    pixel
+        Sizes in angstroms of a 32nd of the box, (S,).
+    invention
+        The diameters wished for.
     """
     least, most = invention.diameter
-    nearly = 1 - 1e-6  # a pixel size that was drawn may lie beyond the end of its range by rounding
-    if LARGEST * pixel < nearly * least:
+    return (SMALLEST * pixel).clamp(min=least), (LARGEST * pixel).clamp(max=most)
+
+
+def check_sizes(invention: Invention) -> None:
+    """Refuse boxes that no species suits.
+
+    Raises
+    ------
+    UsageError
+        At an end of the range of pixel sizes, all species are too large for the box, or too small to be seen.
+    """
+    least, most = invention.diameter
+    smallest, largest = (angpix * invention.box / 32 for angpix in invention.pixel_range)
+    if LARGEST * smallest < least:
         raise UsageError(
-            f"boxes of 32 pixels of {pixel:g} angstroms hold species of up to {LARGEST * pixel:g} angstroms, but "
+            f"boxes of 32 pixels of {smallest:g} angstroms hold species of up to {LARGEST * smallest:g} angstroms, but "
             f"--diameter begins at {least:g}.",
             "Use a larger --pixel-range, or smaller species.",
         )
-    if nearly * SMALLEST * pixel > most:
+    if SMALLEST * largest > most:
         raise UsageError(
-            f"pixels of {pixel:g} angstroms show species of {SMALLEST * pixel:g} angstroms or more, but --diameter "
+            f"pixels of {largest:g} angstroms show species of {SMALLEST * largest:g} angstroms or more, but --diameter "
             f"ends at {most:g}.",
             "Use a smaller --pixel-range, or larger species.",
         )
-    return max(least, SMALLEST * pixel), min(most, LARGEST * pixel)
 
 
 def snr_at(done: float, settings: Pretraining, invention: Invention) -> tuple[float, float]:
@@ -107,8 +124,3 @@ def snr_at(done: float, settings: Pretraining, invention: Invention) -> tuple[fl
         for first, last in zip(invention.first_snr, invention.snr, strict=True)
     )
     return low, high
-
-
-def _log_uniform(limits: tuple[float, float], generator: torch.Generator) -> float:
-    low, high = map(math.log, limits)
-    return math.exp(low + (high - low) * float(torch.rand((), generator=generator, device=generator.device)))

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,13 +16,14 @@ from cryoclass.backbones.res32 import Res32
 from cryoclass.backbones.spec import Backbone
 from cryoclass.errors import CryoclassError, UsageError
 from cryoclass.preparation import Preparer
-from cryoclass.pretraining.batches import diameters, draw_batch, snr_at
+from cryoclass.pretraining.batches import check_sizes, draw_batch, invent, snr_at
 from cryoclass.pretraining.objective import Tasks
 from cryoclass.pretraining.own import altered
 from cryoclass.pretraining.retrieval import held_out, retrieval
 from cryoclass.pretraining.sharpen import sharpen
 from cryoclass.progress import Track, silent
 from cryoclass.settings import Invention, Preparation, Pretraining
+from cryoclass.simulate.species import describe
 from cryoclass.training.boxes import Boxes
 from cryoclass.training.checkpoint import load_checkpoint, save_checkpoint
 from cryoclass.training.loop import memory_explained, precision
@@ -39,7 +40,8 @@ class Period:
     """One line of the history: what happened up to ``step``.
 
     ``describe`` and ``contrast`` are mean losses, ``retrieval`` is the score of
-    :func:`cryoclass.pretraining.retrieval.retrieval`, ``drawing`` the time for drawing boxes, beside the steps, as a share of ``seconds``.
+    :func:`cryoclass.pretraining.retrieval.retrieval`, ``drawing`` the time for drawing boxes, beside the steps, as a share of ``seconds``;
+    on a GPU, which draws and learns in turn, most of it is waiting.
     """
 
     step: int
@@ -54,7 +56,7 @@ class Period:
     drawing: float
 
 
-def _nobody(_period: Period) -> None:
+def _nobody(_periods: Sequence[Period]) -> None:
     return
 
 
@@ -74,8 +76,10 @@ class PretrainingRun:
         The user's unlabelled particles; a quarter of the species of each step are theirs then.
     facts
         What else must be the same for the run to be resumed.
-    track, on_period
-        Hear about the progress within and after each period.
+    track
+        Hears about the progress within a period.
+    on_period
+        Hears, after each, of all periods so far.
     """
 
     device: torch.device
@@ -84,7 +88,7 @@ class PretrainingRun:
     own: Boxes | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
     track: Track = silent
-    on_period: Callable[[Period], None] = _nobody
+    on_period: Callable[[Sequence[Period]], None] = _nobody
 
 
 OWN_SHARE = 0.25
@@ -131,6 +135,7 @@ def pretrain(
         The checkpoint to resume from is damaged, or belongs to another run; or boxes do not suit each other or the species.
     """
     _check_boxes(preparation, invention, run.own)
+    torch.backends.cudnn.benchmark = True  # every step has the same shapes
     torch.manual_seed(settings.seed)  # the tasks' heads are drawn from torch's own generator
     tasks = Tasks(backbone.width, *_spread(settings, invention)).to(run.device)
     backbone.to(run.device).to(memory_format=torch.channels_last_3d)
@@ -149,7 +154,7 @@ def pretrain(
         run=run,
     )
     records = _resumed(bench)
-    shown = held_out(invention, run.device)
+    shown = held_out(invention).to(run.device)
     done = records[-1].step if records else 0
     while done < settings.steps:
         steps = range(done, min(done + period_of(settings), settings.steps))
@@ -162,16 +167,15 @@ def pretrain(
         records.append(record)
         done = record.step
         _save(bench, records)
-        run.on_period(record)
+        run.on_period(records)
     if isinstance(backbone, Res32):
-        sharpen(backbone, bench.preparer, invention, run.device)
+        sharpen(backbone, bench.preparer, invention, run.device, settings.steps)
     return Pretrained(periods=tuple(records), retrieval=retrieval(backbone, bench.preparer, shown))
 
 
 def _check_boxes(preparation: Preparation, invention: Invention, own: Boxes | None) -> None:
     """Refuse, before anything is computed, boxes that would end the run somewhere on its way."""
-    for angpix in invention.pixel_range:
-        diameters(angpix * invention.box / 32, invention)
+    check_sizes(invention)
     if own is not None and preparation.depth == "keep" and own.source.box != invention.box:
         raise UsageError(
             f"--depth keep leaves your boxes {own.source.box} slices and the invented ones {invention.box}.",
@@ -245,9 +249,7 @@ def _draw(bench: _Bench, step: int) -> _Shown:
     snr = snr_at(step / settings.steps, settings, bench.invention)
     seed = int(np.random.SeedSequence([settings.seed, step]).generate_state(1, np.uint64)[0] >> 1)
     generator = torch.Generator(run.device).manual_seed(seed)
-    batch = draw_batch(
-        settings.species, settings.views, settings.pixel_sizes, snr, bench.invention, generator
-    )
+    batch = draw_batch(settings.species, settings.views, snr, bench.invention, generator)
     x = bench.preparer(batch.boxes.flatten(0, 1))
     description = batch.description
     if run.own is not None:
@@ -285,15 +287,12 @@ def learning_rate(done: float, highest: float) -> float:
 def _spread(settings: Pretraining, invention: Invention) -> tuple[Tensor, Tensor]:
     """Return mean and deviation of descriptions over many species, drawn on the CPU whatever the device."""
     generator = torch.Generator().manual_seed(settings.seed)
-    described = draw_batch(
-        REFERENCE // 20 * 20,
-        0,
-        20,
-        invention.snr,
-        invention.replace(neighbours=0, membrane_chance=0),
-        generator,
-    ).description
-    return described.mean(0), described.std(0)
+    described = []
+    for _ in range(10):
+        drawn, angpix = invent(REFERENCE // 10, invention, generator)
+        described.append(describe(drawn, angpix * invention.box / 32))
+    every = torch.cat(described)
+    return every.mean(0), every.std(0)
 
 
 # ------------------------------------------------------------------------------------------ checkpoint

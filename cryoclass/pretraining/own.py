@@ -53,5 +53,14 @@ def _moved(boxes: Tensor, most: int, generator: torch.Generator) -> Tensor:
     ).tolist()
     moved = []
     for box, turn, shift in zip(boxes[:, None], turns, shifts, strict=True):
-        moved.append(torch.roll(box.flip(TURNS[turn]), shift, dims=(1, 2, 3)))
+        moved.append(torch.roll(reversed_about_centre(box, TURNS[turn]), shift, dims=(1, 2, 3)))
     return torch.cat(moved)
+
+
+def reversed_about_centre(boxes: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Reverse axes so that the central voxel, ``n // 2`` of n, stays where it is; two axes make a half turn.
+
+    Reversing an even axis alone would move the particle by one voxel. What leaves at one end comes in at the other.
+    """
+    moved = tuple(1 - boxes.shape[axis] % 2 for axis in axes)
+    return boxes.flip(axes).roll(moved, axes) if axes else boxes

@@ -15,18 +15,26 @@ from cryoclass.preparation import Preparer
 from cryoclass.pretraining.batches import draw_batch
 from cryoclass.settings import Invention
 
-BATCHES, SPECIES, VIEWS, PIXEL_SIZES = 16, 64, 4, 4
+SPECIES, VIEWS = 64, 4  # of a batch
+LEAST, MOST = 4, 64  # batches
+CHUNK = 64  # boxes
 SEED = 2**32 - 3  # as for the held-out species: never met in training
 FLOOR = 0.01  # of the mean variance, added to every direction, so that none is blown up
 
 Matrix = NDArray[np.float64]
 
 
-def sharpen(backbone: Res32, preparer: Preparer, invention: Invention, device: torch.device) -> None:
-    """Set ``centre`` and ``sharpen`` of a backbone from what it says of new species, at the SNR range of ``invention``."""
+def sharpen(
+    backbone: Res32, preparer: Preparer, invention: Invention, device: torch.device, steps: int
+) -> None:
+    """Set ``centre`` and ``sharpen`` of a backbone from what it says of new species, at the SNR range of ``invention``.
+
+    With more species the discriminants are truer; a backbone that has learnt for few ``steps`` is worth fewer of them.
+    """
     backbone.centre.zero_()
     backbone.sharpen.copy_(torch.eye(backbone.width))
-    vectors = _vectors(backbone, preparer, invention, device)
+    batches = min(MOST, max(LEAST, steps // 100))
+    vectors = _vectors(backbone, preparer, invention, device, batches)
     backbone.centre.copy_(torch.from_numpy(vectors.mean((0, 1))))
     backbone.sharpen.copy_(torch.from_numpy(discriminants(vectors)))
 
@@ -54,11 +62,14 @@ def discriminants(vectors: Matrix) -> Matrix:
 
 
 @torch.no_grad()
-def _vectors(backbone: Res32, preparer: Preparer, invention: Invention, device: torch.device) -> Matrix:
+def _vectors(
+    backbone: Res32, preparer: Preparer, invention: Invention, device: torch.device, batches: int
+) -> Matrix:
     backbone.eval()
     generator = torch.Generator(device).manual_seed(SEED)
     found: list[Tensor] = []
-    for _ in range(BATCHES):
-        raw = draw_batch(SPECIES, VIEWS, PIXEL_SIZES, invention.snr, invention, generator).boxes
-        found.append(torch.stack([backbone(preparer(boxes)) for boxes in raw]))
+    for _ in range(batches):
+        raw = draw_batch(SPECIES, VIEWS, invention.snr, invention, generator).boxes
+        vectors = [backbone(preparer(boxes)) for boxes in raw.flatten(0, 1).split(CHUNK)]
+        found.append(torch.cat(vectors).unflatten(0, (SPECIES, VIEWS)))
     return torch.cat(found).double().cpu().numpy()

@@ -6,14 +6,14 @@ learnt shape. Boxes are (..., z, y, x); protein is positive (bright).
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from cryoclass.settings import Invention
+from cryoclass.simulate.drawing import directions, in_ball, log_uniform, random_turns, uniform
 from cryoclass.simulate.optics import wavelength
-from cryoclass.simulate.species import Assemblies, random_turns
+from cryoclass.simulate.species import Assemblies
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,12 +59,12 @@ def from_spectrum(spectrum: Tensor, side: int) -> Tensor:
 def see(
     species: Assemblies,
     views: int,
-    angpix: float,
+    angpix: Tensor,
     snr: tuple[float, float],
     settings: Invention,
     generator: torch.Generator,
 ) -> SeenBoxes:
-    """Draw ``views`` boxes of each species, all at one pixel size.
+    """Draw ``views`` boxes of each species.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def see(
     views
         Boxes of each, V.
     angpix
-        Pixel size in angstroms.
+        Pixel size in angstroms of the boxes of each species, (S,).
     snr
         Smallest and largest variance of the signal over variance of the noise; the logarithm is drawn evenly.
     settings
@@ -83,15 +83,15 @@ def see(
     """
     count, side = len(species) * views, settings.box
     rows = torch.arange(len(species), device=generator.device).repeat_interleave(views)
-    shown = species.taken(rows)
-    offset = _ball(count, settings.shift, generator)
+    shown, angpix = species.taken(rows), angpix[rows]
+    offset = settings.shift * in_ball((count,), generator)
     target = draw_density(shown, random_turns(count, generator), offset, angpix, side)
     around = _neighbours(shown, offset, angpix, settings, generator)
     around += _membranes(target, offset, shown.radius / angpix, angpix, settings, generator)
-    optics = draw_optics(count, angpix, settings, generator)
+    optics = draw_optics(angpix, settings, generator)
     white = torch.randn(target.shape, generator=generator, device=generator.device)
     signal, noise = _spectrum(target) * optics.signal, _spectrum(white) * optics.background
-    ratio = _log_uniform((count,), *snr, generator)
+    ratio = log_uniform((count,), *snr, generator)
     noise *= (_power(signal) / (_power(noise) * ratio)).sqrt()[:, None, None, None]
     return SeenBoxes(
         target=signal,
@@ -102,7 +102,7 @@ def see(
     )
 
 
-def draw_density(species: Assemblies, turns: Tensor, offset: Tensor, angpix: float, side: int) -> Tensor:
+def draw_density(species: Assemblies, turns: Tensor, offset: Tensor, angpix: Tensor, side: int) -> Tensor:
     """Return the density of each species, turned and moved: (N, side, side, side).
 
     Parameters
@@ -114,11 +114,13 @@ def draw_density(species: Assemblies, turns: Tensor, offset: Tensor, angpix: flo
     offset
         Centre of mass x, y, z in pixels from voxel ``side // 2``, (N, 3).
     angpix
-        Pixel size in angstroms.
+        Pixel size of each cube in angstroms, (N,).
     side
         Of the cubes, in pixels.
     """
-    middles = (species.positions @ turns.mT) / angpix + offset[:, None] + side // 2  # (N, B, 3)
+    middles = (
+        (species.positions @ turns.mT) / angpix[:, None, None] + offset[:, None] + side // 2
+    )  # (N, B, 3)
     voxels = torch.arange(side, device=offset.device)
     distance = (voxels - middles[..., None]) / (species.sigma / angpix)[:, None, None, None]
     # A Gaussian is a product over the axes, (N, B, side) each.
@@ -133,7 +135,7 @@ def draw_density(species: Assemblies, turns: Tensor, offset: Tensor, angpix: flo
 
 
 def _neighbours(
-    shown: Assemblies, offset: Tensor, angpix: float, settings: Invention, generator: torch.Generator
+    shown: Assemblies, offset: Tensor, angpix: Tensor, settings: Invention, generator: torch.Generator
 ) -> Tensor:
     """Return other species of the batch (N, side, side, side) about as close as they can lie."""
     count, side = len(shown), settings.box
@@ -142,13 +144,10 @@ def _neighbours(
         has = torch.rand(count, generator=generator, device=offset.device) < settings.neighbour_chance
         box = has.nonzero()[:, 0]
         other = shown.taken(torch.randint(count, (len(box),), generator=generator, device=offset.device))
-        apart = (shown.radius[box] + other.radius + 2 * other.sigma) / angpix
-        apart = apart * _uniform((len(box),), 0.9, 1.5, generator)
-        direction = torch.nn.functional.normalize(
-            torch.randn((len(box), 3), generator=generator, device=offset.device), dim=1
-        )
-        middle = offset[box] + direction * apart[:, None]
-        density = draw_density(other, random_turns(len(box), generator), middle, angpix, side)
+        apart = (shown.radius[box] + other.radius + 2 * other.sigma) / angpix[box]
+        apart = apart * uniform((len(box),), 0.9, 1.5, generator)
+        middle = offset[box] + directions((len(box),), generator) * apart[:, None]
+        density = draw_density(other, random_turns(len(box), generator), middle, angpix[box], side)
         around.index_add_(0, box, density)
     return around
 
@@ -157,7 +156,7 @@ def _membranes(
     target: Tensor,
     offset: Tensor,
     radius: Tensor,
-    angpix: float,
+    angpix: Tensor,
     settings: Invention,
     generator: torch.Generator,
 ) -> Tensor:
@@ -168,21 +167,18 @@ def _membranes(
     found = torch.zeros_like(target)
     if not len(box):
         return found
-    n = len(box)
-    vesicle = _log_uniform((n,), 200.0, 2000.0, generator) / angpix
-    gap = radius[box] * _uniform((n,), 0.8, 1.5, generator) + 25.0 / angpix
-    direction = torch.nn.functional.normalize(torch.randn((n, 3), generator=generator, device=device), dim=1)
-    middle = offset[box] + side // 2 + direction * (gap + vesicle)[:, None]
+    n, angpix = len(box), angpix[box]
+    vesicle = log_uniform((n,), 200.0, 2000.0, generator) / angpix
+    gap = radius[box] * uniform((n,), 0.8, 1.5, generator) + 25.0 / angpix
+    middle = offset[box] + side // 2 + directions((n,), generator) * (gap + vesicle)[:, None]
     voxel = torch.arange(side, device=device).float()
     x, y, z = ((voxel - middle[:, axis, None]) ** 2 for axis in range(3))
     distance = (z[:, :, None, None] + y[:, None, :, None] + x[:, None, None, :]).sqrt()
-    inside = (
-        distance - vesicle[:, None, None, None]
-    ).abs() * angpix  # angstroms from the middle of the bilayer
-    width = max(8.0, 0.7 * angpix)
-    sheet = torch.exp(-0.5 * ((inside - 18.0) / width) ** 2)  # two layers of head groups
-    strength = target[box].amax((1, 2, 3)) * _uniform((n,), 0.3, 1.0, generator)
-    found[box] = sheet * strength[:, None, None, None]
+    width = (0.7 * angpix).clamp(min=8.0)
+    strength = target[box].amax((1, 2, 3)) * uniform((n,), 0.3, 1.0, generator)
+    vesicle, angpix, width, strength = (of[:, None, None, None] for of in (vesicle, angpix, width, strength))
+    inside = (distance - vesicle).abs() * angpix  # angstroms from the middle of the bilayer
+    found[box] = strength * torch.exp(-0.5 * ((inside - 18.0) / width) ** 2)  # two layers of head groups
     return found
 
 
@@ -205,31 +201,41 @@ class Optics:
     background: Tensor
 
 
-def draw_optics(count: int, angpix: float, settings: Invention, generator: torch.Generator) -> Optics:
-    """Draw the optics of each box: microscope, defocus, tilt range and axis, low-pass filter, colour of the noise.
+def draw_optics(angpix: Tensor, settings: Invention, generator: torch.Generator) -> Optics:
+    """Draw the optics of N boxes: microscope, defocus, tilt range and axis, low-pass filter, colour of the noise.
 
     A third of the boxes shows the contrast transfer as it is, a third with phases flipped, and the rest corrected for
     good, since programs differ in what they leave behind.
 
     Everything but the tilts depends on the frequency alone, of which a cube has few: its square is a whole number in
     units of 1 / side^2. So it is computed for those, and looked up.
+
+    Parameters
+    ----------
+    angpix
+        Pixel size of each box in angstroms, (N,).
+    settings
+        Ranges of everything.
+    generator
+        Draws everything.
     """
-    side, device = settings.box, generator.device
+    side, device, count = settings.box, generator.device, len(angpix)
     k2 = torch.arange(3 * (side // 2) ** 2 + 1, device=device)[None] / side**2  # (1, F) in 1/pixel squared
-    transfer = _transfer(k2 / angpix**2, count, settings, generator)
+    k2_angstroms = k2 / angpix[:, None] ** 2  # (N, F)
+    transfer = _transfer(k2_angstroms, settings, generator)
     kind = torch.rand((count, 1), generator=generator, device=device)
     shown = torch.where(kind < 1 / 3, transfer, transfer.abs())
     signal = torch.where(kind < 2 / 3, shown, 1.0)
-    decay = _uniform((count, 1), *settings.b_factor, generator)
-    signal = signal * torch.exp(-decay / 4 * k2 / angpix**2)
+    decay = uniform((count, 1), *settings.b_factor, generator)
+    signal = signal * torch.exp(-decay / 4 * k2_angstroms)
 
     k = k2.sqrt()
-    steep, share = (_uniform((count, 1), 0.0, 1.0, generator) for _ in range(2))
+    steep, share = (uniform((count, 1), 0.0, 1.0, generator) for _ in range(2))
     sample = transfer.square() * (0.1 / k.clamp_min(1 / side)) ** (2 * steep)
     coloured = torch.rand((count, 1), generator=generator, device=device) < settings.coloured
     background = torch.where(coloured, (share * sample + 1 - share).sqrt(), 1.0)
 
-    limit = _uniform((count, 1), *settings.low_pass, generator)
+    limit = uniform((count, 1), *settings.low_pass, generator)
     passed = 1 / (1 + torch.exp((k - limit) / 0.02))
     seen = seen_by_tilts(count, settings, generator)
     place = _squares(side, device)
@@ -245,9 +251,9 @@ def seen_by_tilts(count: int, settings: Invention, generator: torch.Generator) -
     """
     kz, ky, kx = _frequencies(settings.box, generator.device)
     shape = (count, 1, 1, 1)
-    least, most = (torch.deg2rad(_uniform(shape, *settings.tilt, generator)).tan() for _ in range(2))
+    least, most = (torch.deg2rad(uniform(shape, *settings.tilt, generator)).tan() for _ in range(2))
     near_y = torch.randn(shape, generator=generator, device=generator.device) * settings.axis_spread
-    any_axis = _uniform(shape, -90.0, 90.0, generator)
+    any_axis = uniform(shape, -90.0, 90.0, generator)
     odd = torch.rand(shape, generator=generator, device=generator.device) < settings.odd_axis
     angle = torch.deg2rad(torch.where(odd, any_axis, near_y))
     across = kx * angle.cos() + ky * angle.sin()  # (N, 1, h, w): frequency across the tilt axis
@@ -258,16 +264,16 @@ def seen_by_tilts(count: int, settings: Invention, generator: torch.Generator) -
     return (inside & paired).float()
 
 
-def _transfer(k2: Tensor, count: int, settings: Invention, generator: torch.Generator) -> Tensor:
-    """Return contrast transfer functions (N, F) for frequencies ``k2`` (1, F) in 1/angstrom squared.
+def _transfer(k2: Tensor, settings: Invention, generator: torch.Generator) -> Tensor:
+    """Return contrast transfer functions (N, F) for frequencies ``k2`` (N, F) in 1/angstrom squared.
 
     The formula and sign of :func:`cryoclass.simulate.optics.contrast_transfer`.
     """
-    shape = (count, 1)
+    shape = (len(k2), 1)
     high = torch.rand(shape, generator=generator, device=generator.device) < 0.8
     lam = torch.where(high, wavelength(300), wavelength(200))
-    defocus = 1e4 * _uniform(shape, *settings.defocus, generator)
-    amplitude = _uniform(shape, *settings.amplitude_contrast, generator)
+    defocus = 1e4 * uniform(shape, *settings.defocus, generator)
+    amplitude = uniform(shape, *settings.amplitude_contrast, generator)
     phase = torch.pi * lam * defocus * k2 - torch.pi / 2 * 2.7e7 * lam**3 * k2**2
     return (1 - amplitude**2).sqrt() * phase.sin() + amplitude * phase.cos()
 
@@ -296,22 +302,3 @@ def _power(spectrum: Tensor) -> Tensor:
     inner = energy[:, 1:-1].sum(1) if spectrum.shape[2] % 2 == 0 else energy[:, 1:].sum(1)
     ends = energy[:, 0] + energy[:, -1] if spectrum.shape[2] % 2 == 0 else energy[:, 0]
     return 2 * inner + ends - mean
-
-
-def _ball(count: int, radius: float, generator: torch.Generator) -> Tensor:
-    """Return points (count, 3), evenly in a ball."""
-    direction = torch.nn.functional.normalize(
-        torch.randn((count, 3), generator=generator, device=generator.device), dim=1
-    )
-    return direction * radius * _uniform((count, 1), 0.0, 1.0, generator) ** (1 / 3)
-
-
-def _uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> Tensor:
-    return low + (high - low) * torch.rand(shape, generator=generator, device=generator.device)
-
-
-def _log_uniform(shape: tuple[int, ...], low: Any, high: Any, generator: torch.Generator) -> Tensor:
-    ends = torch.tensor([low, high], dtype=torch.float32, device=generator.device).log()
-    return (
-        ends[0] + (ends[1] - ends[0]) * torch.rand(shape, generator=generator, device=generator.device)
-    ).exp()

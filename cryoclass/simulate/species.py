@@ -7,6 +7,7 @@ Lengths are angstroms, positions x, y, z about the centre of mass.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cryoclass.simulate.drawing import Limit, directions, in_ball, log_uniform, random_turns, uniform
 from cryoclass.simulate.rotations import operators
 
 BLOBS = 144
@@ -74,14 +76,14 @@ class Assemblies:
 
 
 def draw_assemblies(
-    count: int, diameter: tuple[float, float], resolution: tuple[float, float], generator: torch.Generator
+    count: int, diameter: tuple[Limit, Limit], resolution: tuple[Limit, Limit], generator: torch.Generator
 ) -> Assemblies:
     """Invent species.
 
     Parameters
     ----------
     count
-        How many.
+        How many, S.
     diameter
         Smallest and largest diameter in angstroms; the logarithm is drawn evenly.
     resolution
@@ -139,9 +141,9 @@ def _copies(group: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, 
     least, most = ROD_COPIES
     screwed = torch.randint(least, most + 1, (n,), generator=generator, device=generator.device)
     copies = torch.where(rod, screwed, table.copies[group])
-    twist = _uniform((n, 1), 0.3, math.pi, generator) * torch.arange(60, device=generator.device)
+    twist = uniform((n, 1), 0.3, math.pi, generator) * torch.arange(60, device=generator.device)
     turns = torch.where(rod[:, None, None, None], _about_z(twist), table.turns[group])
-    rise = torch.where(rod, _uniform((n,), 0.4, 1.5, generator), 0.0)
+    rise = torch.where(rod, uniform((n,), 0.4, 1.5, generator), 0.0)
     return turns, rise, copies
 
 
@@ -154,22 +156,22 @@ def _subunits(copies: Tensor, generator: torch.Generator) -> tuple[Tensor, Tenso
     n, device = len(copies), generator.device
     most = torch.where(copies <= 2, DOMAINS, torch.where(copies <= 8, 4, 2))
     domains = 1 + (torch.rand(n, generator=generator, device=device) * most).long()
-    radii = _uniform((n, DOMAINS), 0.5, 1.5, generator)
+    radii = uniform((n, DOMAINS), 0.5, 1.5, generator)
     radii = radii * (torch.arange(DOMAINS, device=device) < domains[:, None])
-    touching = (radii + radii.roll(1, dims=1)) * _uniform((n, DOMAINS), 0.5, 1.0, generator)
-    walk = _directions((n, DOMAINS), generator) * touching[..., None]
+    touching = (radii + radii.roll(1, dims=1)) * uniform((n, DOMAINS), 0.5, 1.0, generator)
+    walk = directions((n, DOMAINS), generator) * touching[..., None]
     centres = walk.cumsum(1)  # (S, domains, 3)
-    density = _uniform((n, DOMAINS), 0.3, 1.7, generator)
+    density = uniform((n, DOMAINS), 0.3, 1.7, generator)
 
     domain = torch.multinomial(radii**3, BLOBS, replacement=True, generator=generator)  # (S, B)
     stretch = torch.exp(0.35 * torch.randn((n, DOMAINS, 3), generator=generator, device=device))
-    ball = _directions((n, BLOBS), generator) * _uniform((n, BLOBS, 1), 0.0, 1.0, generator) ** (1 / 3)
+    ball = in_ball((n, BLOBS), generator)
     axes = random_turns(n * DOMAINS, generator).view(n, DOMAINS, 3, 3)
     shape = axes * (stretch * radii[..., None])[:, :, None]  # (S, domains, 3, 3)
     chosen = domain[..., None].expand(-1, -1, 3)
     own = torch.gather(shape, 1, domain[..., None, None].expand(-1, -1, 3, 3))
     blobs = torch.gather(centres, 1, chosen) + (own @ ball[..., None])[..., 0]
-    masses = torch.gather(density, 1, domain) * _uniform((n, BLOBS), 0.6, 1.4, generator)
+    masses = torch.gather(density, 1, domain) * uniform((n, BLOBS), 0.6, 1.4, generator)
     used = torch.arange(BLOBS, device=device) < (BLOBS // copies)[:, None]
     blobs = _centred(blobs, used.float())
     return torch.where(used[..., None], blobs, 0.0), masses
@@ -182,12 +184,12 @@ def _places(group: Tensor, copies: Tensor, reach: Tensor, generator: torch.Gener
     rod = group == names.index("rod")
     ring = torch.where(group >= names.index("D2"), copies // 2, copies).clamp(min=1)
     distance = torch.where(cubic, 0.6 * copies.float().sqrt(), 0.8 / torch.sin(math.pi / ring.clamp(min=2)))
-    distance = torch.where(rod, 0.5, distance) * _uniform((n,), 0.5, 1.1, generator) * reach
+    distance = torch.where(rod, 0.5, distance) * uniform((n,), 0.5, 1.1, generator) * reach
     flat = torch.zeros((n, 3), device=group.device)
     flat[:, 0] = distance
-    flat[:, 2] = _uniform((n,), 0.2, 1.2, generator) * reach  # half the gap between the rings of Dn
+    flat[:, 2] = uniform((n,), 0.2, 1.2, generator) * reach  # half the gap between the rings of Dn
     placed = torch.where(
-        cubic[:, None] & ~rod[:, None], _directions((n,), generator) * distance[:, None], flat
+        cubic[:, None] & ~rod[:, None], directions((n,), generator) * distance[:, None], flat
     )
     return torch.where((copies == 1)[:, None], 0.0, placed)
 
@@ -205,13 +207,12 @@ def _sized(
     positions: Tensor,
     weights: Tensor,
     group: Tensor,
-    limits: tuple[tuple[float, float], tuple[float, float]],
+    limits: tuple[tuple[Limit, Limit], tuple[Limit, Limit]],
     generator: torch.Generator,
 ) -> Assemblies:
     """Bring species to their diameters, and give their blobs a width that makes one body of them."""
     n, (diameter, resolution) = len(group), limits
-    low, high = math.log(diameter[0] / 2), math.log(diameter[1] / 2)
-    radius = _uniform((n,), low, high, generator).exp()
+    radius = log_uniform((n,), *diameter, generator) / 2
     distance = torch.where(weights > 0, positions.norm(dim=-1), 0.0)
     positions = positions * (radius / distance.amax(1).clamp_min(1e-6))[:, None, None]
     mass = weights.sum(1)
@@ -220,8 +221,8 @@ def _sized(
     spacing = (
         gyration * 1.29 * (4 * math.pi / 3 / used) ** (1 / 3)
     )  # blobs evenly in a ball of this radius of gyration
-    own = spacing * _uniform((n,), 0.35, 0.65, generator)
-    blur = _uniform((n,), *resolution, generator) / (math.pi * math.sqrt(2))  # as phantoms.blur
+    own = spacing * uniform((n,), 0.35, 0.65, generator)
+    blur = uniform((n,), *resolution, generator) / (math.pi * math.sqrt(2))  # as phantoms.blur
     return Assemblies(
         positions=positions, weights=weights / mass[:, None], sigma=(own**2 + blur**2).sqrt(), group=group
     )
@@ -234,65 +235,71 @@ def _centred(positions: Tensor, weights: Tensor) -> Tensor:
 
 # ------------------------------------------------------------------------------------------- describing
 
-SHELLS = 8
 DEGREES = 7
-DESCRIPTION = SHELLS * DEGREES + 1
+PIXEL_SHELLS, SPACING = 8, 2.0  # so far apart in pixels
+OWN_SHELLS, OWN_SPACING = 9, 0.3  # so far apart in radii of gyration
+THICKNESS = 0.6  # deviation of a shell, as a share of the spacing
+DESCRIPTION = DEGREES * (2 * PIXEL_SHELLS - 1 + 2 * OWN_SHELLS - 1) + 2
 """Numbers in the description of a species."""
 
 
 def describe(assemblies: Assemblies, angpix: Tensor) -> Tensor:
     """Return numbers that tell species apart whatever their orientation: mass by radius and angular degree.
 
-    With blobs i of mass w at distance r, shells n of Gaussian form and the angle g between two blobs::
+    With blobs i of mass w at distance r, shells m and n of Gaussian form and the angle g between two blobs::
 
-        p[n, l] = sum over i, j of w_i w_j shell_n(r_i) shell_n(r_j) P_l(cos g_ij)
+        p[m, n, l] = sum over i, j of w_i w_j shell_m(r_i) shell_n(r_j) P_l(cos g_ij)
 
-    which is the power spectrum of Bartok, Kondor and Csanyi (2013, Phys. Rev. B 87, 184115) within one shell.
+    which is the power spectrum of Bartok, Kondor and Csanyi (2013, Phys. Rev. B 87, 184115), within one shell and between
+    each and the next. Shells are two pixels apart, so that size counts, and then again 0.3 radii of gyration, so that the
+    shape of small species is described as finely as that of large ones. A blob of some width hides what is finer than
+    itself: it counts less in high degrees, the more so the nearer to the centre it lies.
 
     Parameters
     ----------
     assemblies
         S species.
     angpix
-        Pixel size in angstroms of each (S,); shells are two pixels apart.
+        Pixel size in angstroms of each (S,).
 
     Returns
     -------
     Tensor
-        (S, SHELLS * DEGREES), the square roots of p, and the logarithm of the blobs' deviation in pixels: (S, DESCRIPTION).
+        The square roots of p with its signs, and the logarithms of radius of gyration and blobs' deviation in pixels:
+        (S, DESCRIPTION).
     """
+    sigma = assemblies.sigma / angpix
     positions = assemblies.positions / angpix[:, None, None]
-    distance = positions.norm(dim=-1)
-    shells = torch.arange(SHELLS, device=positions.device) * 2.0
-    mass = assemblies.weights[..., None] * torch.exp(-0.5 * ((distance[..., None] - shells) / 1.2) ** 2)
+    distance = positions.norm(dim=-1)  # (S, B)
+    gyration = (assemblies.weights * distance.square()).sum(1).sqrt().clamp_min(1e-6)
     unit = positions / distance.clamp_min(1e-6)[..., None]
-    cosine = (unit @ unit.mT).clamp(-1, 1)
-    power = [(mass * (legendre @ mass)).sum(1) for legendre in _legendre(cosine)]  # each (S, SHELLS)
-    spectrum = torch.stack(power, dim=2).clamp_min(0).sqrt().flatten(1)
-    return torch.cat([spectrum, (assemblies.sigma / angpix).log()[:, None]], dim=1)
+    hidden = (sigma[:, None] / distance.clamp_min(1e-3)).square()
+    in_pixels = _shells(distance / SPACING, PIXEL_SHELLS, assemblies.weights)
+    in_own = _shells(distance / (OWN_SPACING * gyration[:, None]), OWN_SHELLS, assemblies.weights)
+    found = []
+    for degree, polynomial in enumerate(_legendre((unit @ unit.mT).clamp(-1, 1))):
+        seen = torch.exp(-degree * (degree + 1) / 2 * hidden)[..., None]
+        for mass in (in_pixels * seen, in_own * seen):
+            other = polynomial @ mass  # (S, B, shells)
+            found += [(mass * other).sum(1), (mass[..., :-1] * other[..., 1:]).sum(1)]
+    spectrum = torch.cat(found, dim=1)
+    sizes = torch.stack([gyration, sigma], dim=1).log()
+    return torch.cat([spectrum.sign() * spectrum.abs().sqrt(), sizes], dim=1)
 
 
-def _legendre(x: Tensor) -> list[Tensor]:
-    """Return the Legendre polynomials of degree 0 to ``DEGREES - 1``, by Bonnet's recursion."""
-    found = [torch.ones_like(x), x]
-    for degree in range(2, DEGREES):
-        found.append(((2 * degree - 1) * x * found[-1] - (degree - 1) * found[-2]) / degree)
-    return found
+def _shells(distance: Tensor, count: int, weights: Tensor) -> Tensor:
+    """Return how much of each blob lies in each shell (S, B, count), for distances (S, B) in units of the spacing."""
+    shells = torch.arange(count, device=distance.device)
+    return weights[..., None] * torch.exp(-0.5 * ((distance[..., None] - shells) / THICKNESS).square())
 
 
-# ---------------------------------------------------------------------------------------------- drawing
-
-
-def random_turns(count: int, generator: torch.Generator) -> Tensor:
-    """Return rotations (count, 3, 3), uniform over all orientations, from normal quaternions of length 1."""
-    q = torch.randn((count, 4), generator=generator, device=generator.device)
-    w, x, y, z = (q / q.norm(dim=1, keepdim=True)).unbind(1)
-    rows = [
-        torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)], 1),
-        torch.stack([2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)], 1),
-        torch.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], 1),
-    ]
-    return torch.stack(rows, 1)
+def _legendre(x: Tensor) -> Iterator[Tensor]:
+    """Yield the Legendre polynomials of degree 0 to ``DEGREES - 1``, by Bonnet's recursion."""
+    before, last = torch.ones_like(x), x
+    yield before
+    for degree in range(1, DEGREES):
+        yield last
+        before, last = last, ((2 * degree + 1) * x * last - degree * before) / (degree + 1)
 
 
 def _about_z(angle: Tensor) -> Tensor:
@@ -300,14 +307,3 @@ def _about_z(angle: Tensor) -> Tensor:
     c, s, o, i = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
     turns: Tensor = torch.stack([c, -s, o, s, c, o, o, o, i], -1).unflatten(-1, (3, 3))
     return turns
-
-
-def _directions(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Return unit vectors (*shape, 3), uniform on the sphere."""
-    vectors = torch.randn((*shape, 3), generator=generator, device=generator.device)
-    unit: Tensor = vectors / vectors.norm(dim=-1, keepdim=True)
-    return unit
-
-
-def _uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> Tensor:
-    return low + (high - low) * torch.rand(shape, generator=generator, device=generator.device)
