@@ -350,9 +350,8 @@ class Start(Settings):
     panel: ClassVar[str] = "Network"
 
     backbone: str = setting(
-        "auto",
-        help="Network and its weights; see cryoclass backbones list. auto is r3d34-k400 on a GPU, and on a CPU "
-        "res32-species, whose weights come with cryoclass.",
+        "res32-species",  # nothing is downloaded unasked, and few labels are enough on any machine
+        help="Network and its weights; see cryoclass backbones list.",
         unit="name",
     )
     weights: Path | None = setting(

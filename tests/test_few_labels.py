@@ -19,14 +19,14 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from cryoclass.backbones import packaged
-from cryoclass.backbones.registry import build_backbone, load_backbone, spec, usual_backbone
+from cryoclass.backbones.registry import build_backbone, load_backbone, spec
 from cryoclass.classifier import Classifier
 from cryoclass.cli import main
 from cryoclass.errors import ModelError
 from cryoclass.inference.compatibility import outside_domain
 from cryoclass.settings import Augmentation, Preparation, Recipe, Start, Training
 from cryoclass.training.augmentation import draw, resample
-from cryoclass.training.finetune import choose_recipe, choose_start
+from cryoclass.training.finetune import choose_recipe
 from cryoclass.training.frozen import HEAD_FREEDOM, fit_head, in_natural_units, standardise
 from cryoclass.training.loop import Examples, Run, fit
 from cryoclass.training.recipes import recipe
@@ -83,12 +83,8 @@ def short(**changes) -> Recipe:
 # -------------------------------------------------------------------------------------- what is usual
 
 
-def test_the_usual_backbone_is_the_one_that_suits_the_device():
-    assert usual_backbone(CPU) == "res32-species"
-    assert usual_backbone(torch.device("cuda")) == "r3d34-k400"
-    assert choose_start(Start(), CPU).backbone == "res32-species"
-    assert choose_start(Start(), torch.device("cuda", 1)).backbone == "r3d34-k400"
-    assert choose_start(Start(backbone="r3d10"), CPU) == Start(backbone="r3d10")
+def test_who_names_no_backbone_gets_weights_that_need_no_download():
+    assert spec(Start().backbone).packaged
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,6 @@ import difflib
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from cryoclass.backbones import (
     autoencoding,
     inflated,
@@ -26,14 +24,6 @@ from cryoclass.progress import Track, silent
 FAMILIES = (res32, resnet3d, torchvision_video, r2plus1d34, vivit, vjepa2, inflated, rb3d, autoencoding)
 
 BACKBONES: dict[str, BackboneSpec] = {spec.name: spec for family in FAMILIES for spec in family.SPECS}
-
-
-def usual_backbone(device: torch.device) -> str:
-    """Return the backbone of users who do not choose.
-
-    On a CPU the paper's network takes hours for what the small one does in minutes, and it must be downloaded.
-    """
-    return "res32-species" if device.type == "cpu" else "r3d34-k400"
 
 
 def spec(name: str) -> BackboneSpec:

@@ -16,7 +16,7 @@ STEPS = (
     "simulate -o {out}/Simulated --species 6 --per-species 120 --tomograms 6 --snr 0.5 --labelled 0.5",
     "extract {out}/Simulated/coordinates.star --tomograms {out}/Simulated/tomograms --box 32 -o {out}/Extract",
     "embed {out}/Extract/particles.star --backbone res32-species --clusters 6 -o {out}/LabelFree",
-    "finetune {out}/Extract/particles.star --backbone res32-species -o {out}/Finetune",
+    "finetune {out}/Extract/particles.star --backbone res32-species --epochs 5 -o {out}/Finetune",
     "export {out}/Finetune -o {out}/model.onnx",
     "predict {out}/Extract/particles.star --model {out}/Finetune -o {out}/Predict",
     "predict {out}/Extract/particles.star --onnx {out}/model.onnx -o {out}/PredictOnnx --split-classes",

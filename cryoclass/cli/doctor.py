@@ -135,7 +135,7 @@ def _words(request: "Request", step: "Step") -> list[str]:
         case "predict":
             options |= {"--model": request.model, "--onnx": request.onnx}
         case _:
-            options |= {"--backbone": None if request.backbone == "auto" else request.backbone}
+            options |= {"--backbone": None if request.backbone == Start().backbone else request.backbone}
     return [
         str(request.particles),
         *(f"{flag} {value}" for flag, value in options.items() if value is not None),

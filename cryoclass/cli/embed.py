@@ -24,7 +24,7 @@ from cryoclass.cli.options import (
 )
 from cryoclass.cli.ranking import check_rows, prepare_ranking
 from cryoclass.errors import UsageError
-from cryoclass.settings import BareBackbone, Boxes, Cutting, Examples, Mapping2d
+from cryoclass.settings import BareBackbone, Boxes, Cutting, Examples, Mapping2d, Start
 
 if TYPE_CHECKING:
     from cryoclass.inference.engines import Engine
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from cryoclass.subtomograms import Source
 
 SLOW_TSNE = 100_000  # particles
-UNTOLD = "res32-species"  # the network where no model is given: it needs no download and knows shapes
 
 
 @with_settings
@@ -70,7 +69,7 @@ def embed(
     if sum(choice is not None for choice in (model, onnx, bare.backbone)) > 1:
         raise UsageError("give one of --model, --onnx and --backbone, or none.")
     if model is None and onnx is None and bare.backbone is None:
-        bare = bare.replace(backbone=UNTOLD)
+        bare = bare.replace(backbone=Start().backbone)
     import numpy as np
 
     from cryoclass.cli.engines import open_engine

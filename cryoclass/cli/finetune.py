@@ -67,7 +67,7 @@ def finetune(
     from cryoclass.inference.compatibility import outside_domain
     from cryoclass.labels import read_labelled
     from cryoclass.subtomograms import JoinedSource
-    from cryoclass.training.finetune import choose_recipe, choose_start
+    from cryoclass.training.finetune import choose_recipe
     from cryoclass.training.finetune import finetune as train
     from cryoclass.training.loop import Run
     from cryoclass.training.splits import assign
@@ -75,7 +75,6 @@ def finetune(
     if jobs is not None:
         torch.set_num_threads(jobs)
     place = choose_device(device)
-    start = choose_start(start, place)
     recipe = choose_recipe(start, training)
     labelled = read_labelled(particles or [str(particles_path(None))], label_column)
     assignment = assign(labelled.labels, labelled.tomograms, split, training.seed, labelled.classes)

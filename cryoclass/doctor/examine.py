@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from cryoclass.backbones.registry import build_backbone, spec, usual_backbone
+from cryoclass.backbones.registry import build_backbone, spec
 from cryoclass.classifier import ModelCard
 from cryoclass.devices import choose_device
 from cryoclass.doctor import disk, effort, machine, neighbours, pixels
@@ -21,7 +21,7 @@ from cryoclass.doctor.tomograms import check_names, readable
 from cryoclass.errors import UsageError
 from cryoclass.inference.engines import BackboneEngine, Engine, load_engine
 from cryoclass.particles import Particles, read_particles
-from cryoclass.settings import Boxes, Cutting, Extraction, Preparation
+from cryoclass.settings import Boxes, Cutting, Extraction, Preparation, Start
 from cryoclass.star.dialects import optics_column
 from cryoclass.subtomograms import FileSource, InvertedSource, TomogramSource
 from cryoclass.tomograms import look_up
@@ -55,7 +55,7 @@ class Request:
     box: int | None = None
     diameter: float | None = None
     label_column: str | None = None
-    backbone: str = "auto"
+    backbone: str = Start().backbone
     device: str = "auto"
     cores: int = 1
     rescale: bool = False
@@ -94,12 +94,6 @@ class Examination:
     def findings(self) -> list[Finding]:
         """All findings, in order."""
         return self.sheet.findings
-
-    @property
-    def backbone(self) -> str:
-        """The backbone that was asked for, or the usual one of this machine."""
-        asked = self.request.backbone
-        return usual_backbone(self.device) if asked == "auto" else asked
 
     @property
     def card(self) -> ModelCard | None:
@@ -227,7 +221,7 @@ class Examination:
         self.sheet.run("torch", machine.check_torch())
         self.sheet.run("GPU", machine.check_gpu(self.request.device))
         self.sheet.run("onnxruntime", machine.check_onnxruntime())
-        self.sheet.run("weights", machine.check_weights(self.backbone))
+        self.sheet.run("weights", machine.check_weights(self.request.backbone))
 
     def _estimate(self) -> None:
         if self.step == "extract" and isinstance(self.source, TomogramSource):
@@ -235,7 +229,7 @@ class Examination:
         else:
             self.sheet.run("disk", disk.check_disk(self.request.outdir, 0))
             if self.engine is None and self.source is not None:
-                self.sheet.run("network", check_domain(self.source, spec(self.backbone)))
+                self.sheet.run("network", check_domain(self.source, spec(self.request.backbone)))
             if self.step is not None or self.engine is not None:
                 with self.sheet.surviving("next step"):
                     self._estimate_network()
@@ -271,7 +265,7 @@ class Examination:
         count = len(self.particles) if self.particles else 1
         if self.step == "finetune":
             labelled = sum(self._labels().values())
-            check = effort.check_training(cost, labelled, self.backbone, free)
+            check = effort.check_training(cost, labelled, self.request.backbone, free)
         else:
             check = effort.check_prediction(cost, count, self.step or "predict", free)
         self.sheet.run("next step", check)
@@ -279,7 +273,7 @@ class Examination:
     def _untrained(self) -> Engine:
         """Return the backbone with random weights, which is as fast as with the pretrained ones."""
         assert self.source is not None  # there is a next step  # noqa: S101
-        name = self.backbone
+        name = self.request.backbone
         preparation = spec(name).prepare(Preparation(input_size=spec(name).input_size))
         return BackboneEngine(name, build_backbone(name), preparation, self.source, self.device)
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, cast, get_args
 
 import torch
 
-from cryoclass.backbones.registry import spec, usual_backbone
+from cryoclass.backbones.registry import spec
 from cryoclass.backbones.resnet3d import detach_shortcuts
 from cryoclass.classifier import Classifier, ModelCard, current_versions, start_classifier
 from cryoclass.errors import UsageError
@@ -54,13 +54,6 @@ class FineTuned:
     def scored_part(self) -> str:
         """The part whose scores count: ``test`` where there is one."""
         return "test" if "test" in self.metrics else "val"
-
-
-def choose_start(start: Start, device: "torch.device") -> Start:
-    """Return a start with a backbone that suits the device where the user has not named one."""
-    if start.backbone != "auto":
-        return start
-    return start.replace(backbone=usual_backbone(device))
 
 
 def choose_recipe(start: Start, training: Training) -> Recipe:
