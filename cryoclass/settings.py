@@ -617,7 +617,8 @@ class Pretraining(Settings):
     )
     contrast: float = setting(
         0.0,
-        help="Weight of telling which boxes of a step show the same species; needs --views.",
+        help="Weight of telling which boxes of a step show the same species; needs --views, and helps with hundreds of "
+        "species in a step.",
         minimum=0,
         maximum=1000,
     )

@@ -56,7 +56,7 @@ def pretrain(
     a species is like, whatever its orientation; with --contrast, also which boxes show the same one. Writes backbone.safetensors and a
     card, for finetune --weights and embed --weights.
 
-    Example: cryoclass pretrain -o Pretrain --steps 20000
+    Example: cryoclass pretrain -o Pretrain --batch-species 1024 --views 2 --contrast 0.1
     """
     claim_run(outdir, "backbone.json", resume=resume, overwrite=overwrite)
     if particles is not None and not pretraining.contrast:
