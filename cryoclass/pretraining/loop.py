@@ -249,7 +249,8 @@ def _draw(bench: _Bench, step: int) -> _Shown:
     snr = snr_at(step / settings.steps, settings, bench.invention)
     seed = int(np.random.SeedSequence([settings.seed, step]).generate_state(1, np.uint64)[0] >> 1)
     generator = torch.Generator(run.device).manual_seed(seed)
-    batch = draw_batch(settings.species, settings.views, snr, bench.invention, generator)
+    with memory_explained("--batch-species"):
+        batch = draw_batch(settings.species, settings.views, snr, bench.invention, generator)
     x = bench.preparer(batch.boxes.flatten(0, 1))
     description = batch.description
     if run.own is not None:
@@ -266,7 +267,7 @@ def _draw(bench: _Bench, step: int) -> _Shown:
 def _step(bench: _Bench, shown: _Shown) -> Tensor:
     """Learn from one batch; return both losses, (2,)."""
     settings = bench.settings
-    with memory_explained():
+    with memory_explained("--batch-species"):
         with precision(bench.run.device):
             vectors = bench.backbone(shown.x.contiguous(memory_format=torch.channels_last_3d))
         temperature = settings.temperature if settings.contrast else None

@@ -402,14 +402,14 @@ def _rank(record: EpochRecord) -> tuple[float, float]:
 
 
 @contextmanager
-def memory_explained() -> Iterator[None]:
+def memory_explained(batch_option: str = "--batch-size") -> Iterator[None]:
     """Turn a GPU's lack of memory into an error that says the way out."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise CryoclassError(
             "The GPU has too little memory for this batch.",
-            "Use a smaller --batch-size or --input-size, or --device cpu.",
+            f"Use a smaller {batch_option} or --input-size, or --device cpu.",
         ) from error
 
 
