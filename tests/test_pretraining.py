@@ -331,6 +331,17 @@ def test_the_losses_fall(monkeypatch):
     assert all(0 < record.drawing < 1 for record in records)
 
 
+def test_a_gpu_with_too_little_memory_is_told_which_option_to_lower(monkeypatch):
+    def too_much(*_ignored):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(loop, "draw_batch", too_much)  # no GPU here that would run out of it
+    settings = Pretraining(steps=2, species=4)
+    with pytest.raises(CryoclassError, match="too little memory") as raised:
+        pretrain(load_backbone("res32"), small("res32"), settings, Invention(), PretrainingRun(device=CPU))
+    assert "--batch-species" in raised.value.hint
+
+
 # ------------------------------------------------------------------------------------------ command line
 
 
