@@ -118,7 +118,7 @@ def files() -> set[str]:
     return {str(Path(where, name)) for where, _, names in os.walk(".") for name in names}
 
 
-def fails(cryoclass: Callable, project: Project, mistake: Mistake) -> str:
+def assert_fails(cryoclass: Callable, project: Project, mistake: Mistake) -> str:
     """Run it and hold what is the same for every mistake; return what was said."""
     mistake.make(project)
     before = files()
@@ -200,13 +200,13 @@ STAR_MISTAKES = {
 def test_no_command_takes_a_bad_star_file(cryoclass, trained, name, reader):
     mistake = STAR_MISTAKES[name]
     argv = reader.format(star=mistake.argv)
-    fails(cryoclass, trained, Mistake(argv=argv, says=mistake.says, make=mistake.make))
+    assert_fails(cryoclass, trained, Mistake(argv=argv, says=mistake.says, make=mistake.make))
 
 
 @pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.split()[0])
 def test_no_star_file_at_all(cryoclass, trained, reader):
     says = ["no STAR file given, and there is no particles.star here", "hint:"]
-    fails(cryoclass, trained, Mistake(argv=reader.format(star=""), says=says, status=2))
+    assert_fails(cryoclass, trained, Mistake(argv=reader.format(star=""), says=says, status=2))
 
 
 def with_crlf(star: Path, to: str) -> None:
@@ -857,7 +857,7 @@ def dark_balls() -> None:
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_explained(cryoclass, exported, name):
-    fails(cryoclass, exported, MISTAKES[name])
+    assert_fails(cryoclass, exported, MISTAKES[name])
 
 
 def test_a_map_needs_no_labels_and_predict_no_known_ones(cryoclass, trained):
@@ -1172,7 +1172,7 @@ GPU_WISHES = (
 @pytest.mark.parametrize("argv", GPU_WISHES)
 def test_a_gpu_that_is_not_there(cryoclass, exported, argv):
     status = 1 if "--onnx" in argv else 2
-    said = fails(cryoclass, exported, Mistake(argv=argv, says=["--device is cuda"], status=status))
+    said = assert_fails(cryoclass, exported, Mistake(argv=argv, says=["--device is cuda"], status=status))
     assert "--device cpu" in said
 
 
@@ -1197,7 +1197,7 @@ def no_network(monkeypatch, tmp_path_factory):
     ],
 )
 def test_pretrained_weights_without_a_network(cryoclass, extracted, no_network, argv):
-    said = fails(
+    said = assert_fails(
         cryoclass,
         extracted,
         Mistake(argv=argv, says=["weights of r3d34-k400 cannot be downloaded", "254 MB", "--weights FILE"]),
@@ -1209,7 +1209,7 @@ def test_pretrained_weights_without_a_network(cryoclass, extracted, no_network, 
 @pytest.mark.usefixtures("no_network")
 def test_weights_that_were_never_fetched_cannot_be_verified(cryoclass, extracted):
     says = ["r3d34-k400 is not in the cache", "cryoclass backbones fetch r3d34-k400"]
-    fails(cryoclass, extracted, Mistake(argv="backbones verify r3d34-k400", says=says, status=2))
+    assert_fails(cryoclass, extracted, Mistake(argv="backbones verify r3d34-k400", says=says, status=2))
 
 
 def test_resuming_with_other_settings_is_refused(cryoclass, trained):
@@ -1217,4 +1217,4 @@ def test_resuming_with_other_settings_is_refused(cryoclass, trained):
     shutil.copy(trained.model / "checkpoint.pt", "Out")
     argv = "finetune {particles} {train} --epochs 9 -o Out --resume"
     says = ["Out/checkpoint.pt belongs to another run: epochs was 5, now 9", "hint:"]
-    fails(cryoclass, trained, Mistake(argv=argv, says=says, status=2))
+    assert_fails(cryoclass, trained, Mistake(argv=argv, says=says, status=2))

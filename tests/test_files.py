@@ -60,6 +60,7 @@ def test_a_new_file_has_the_rights_of_any_other(tmp_path):
 def test_the_umask_is_never_touched_since_all_threads_share_it(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "umask", lambda _: pytest.fail("another thread may write a file right now"))
     write_text(tmp_path / "x.txt", "x")
+    assert (tmp_path / "x.txt").read_text() == "x"
 
 
 def test_long_names_of_many_bytes_are_written(tmp_path):

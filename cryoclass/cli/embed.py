@@ -66,10 +66,7 @@ def embed(
     Example: cryoclass embed particles.star --like 12 --like 40
     """
     claim(outdir, "particles.star", overwrite=overwrite)
-    if sum(choice is not None for choice in (model, onnx, bare.backbone)) > 1:
-        raise UsageError("give one of --model, --onnx and --backbone, or none.")
-    if model is None and onnx is None and bare.backbone is None:
-        bare = bare.replace(backbone=Start().backbone)
+    bare = _chosen(bare, model, onnx)
     import numpy as np
 
     from cryoclass.cli.engines import open_engine
@@ -114,13 +111,26 @@ def embed(
     embedding_page(outdir / "embedding.html", content)
     write_optimisation_sets(table, boxes.tomograms, [outdir / "particles.star"])
     table.with_columns(columns).star.write(outdir / "particles.star")
+    _say_result(outdir, path, embedding.shape[1], f"{len(rows)} of {len(table)}", ranked=ranking is not None)
+
+
+def _chosen(bare: BareBackbone, model: Path | None, onnx: Path | None) -> BareBackbone:
+    """Return what looks at the particles where no model does: the backbone that was named, or the usual one."""
+    if sum(choice is not None for choice in (model, onnx, bare.backbone)) > 1:
+        raise UsageError("give one of --model, --onnx and --backbone, or none.")
+    if model is None and onnx is None and bare.backbone is None:
+        return bare.replace(backbone=Start().backbone)
+    return bare
+
+
+def _say_result(outdir: Path, path: Path, width: int, count: str, *, ranked: bool) -> None:
     console.rows(
         "embedded",
         [
-            ("particles", f"{len(rows)} of {len(table)}"),
-            ("embedding", f"{path}, {embedding.shape[1]} numbers per particle"),
+            ("particles", count),
+            ("embedding", f"{path}, {width} numbers per particle"),
             ("table", outdir / "particles.star"),
-            *([("most alike first", outdir / "ranked.star")] if ranking else []),
+            *([("most alike first", outdir / "ranked.star")] if ranked else []),
             ("look at", f"{outdir / 'embedding.html'}, {outdir / 'embedding.png'}"),
         ],
     )

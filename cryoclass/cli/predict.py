@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     import numpy as np
 
     from cryoclass.classifier import ModelCard
+    from cryoclass.inference.pipeline import Predictions
     from cryoclass.metrics import Metrics
     from cryoclass.particles import Particles
+    from cryoclass.subtomograms import Skipped
 
 
 @with_settings
@@ -89,7 +91,6 @@ def predict(
         write_optimisation_sets,
         write_split,
     )
-    from cryoclass.subtomograms import Skipped
 
     engine = open_engine(model, onnx, device, precision)
     card = engine.card
@@ -100,10 +101,7 @@ def predict(
     assigned = assign(predictions.probabilities, min_probability)
     columns = prediction_columns(predictions.probabilities, assigned, card.classes, predictions.unreadable)
     result = table.with_columns(columns)
-    skipped = [
-        Skipped(row=row, tomogram=table.tomograms[row], reason=reason)
-        for row, reason in predictions.unreadable.items()
-    ]
+    skipped = _left_out(predictions, table)
     remove_earlier(outdir)
     write_skipped(outdir / "skipped.csv", table, skipped)
     write_classes(outdir / "classes.star", assigned, card.classes)
@@ -120,6 +118,16 @@ def predict(
     console.next_command(
         f"relion_star_handler --i {outdir / 'particles.star'} --o class1.star --select rlnClassNumber --minval 1 --maxval 1"
     )
+
+
+def _left_out(predictions: "Predictions", table: "Particles") -> list["Skipped"]:
+    """Return the particles whose boxes could not be read, with the reasons."""
+    from cryoclass.subtomograms import Skipped
+
+    return [
+        Skipped(row=row, tomogram=table.tomograms[row], reason=reason)
+        for row, reason in predictions.unreadable.items()
+    ]
 
 
 def _known_labels(table: "Particles", label_column: str | None, card: "ModelCard") -> "np.ndarray":

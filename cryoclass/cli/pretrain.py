@@ -53,17 +53,13 @@ def pretrain(
     """Teach a network shape, without any label.
 
     Invents new species at every step and shows each in noisy boxes with a missing wedge; the network learns to say what
-    a species is like, whatever its orientation; with --contrast, also which boxes show the same one. Writes backbone.safetensors and a
-    card, for finetune --weights and embed --weights.
+    a species is like, whatever its orientation; with --contrast, also which boxes show the same one. Writes
+    backbone.safetensors and a card, for finetune --weights and embed --weights.
 
     Example: cryoclass pretrain -o Pretrain --batch-species 1024 --views 2 --contrast 0.1
     """
     claim_run(outdir, "backbone.json", resume=resume, overwrite=overwrite)
-    if particles is not None and not pretraining.contrast:
-        raise UsageError(
-            "nobody knows what your own particles are like; they can only be compared.",
-            "Add --views 2 --contrast 0.1.",
-        )
+    _check_own(particles, pretraining)
     import torch
 
     from cryoclass.backbones.registry import load_backbone, spec
@@ -110,6 +106,14 @@ def pretrain(
     write_history(outdir / HISTORY, result.periods)
     write_backbone(outdir, backbone, make_card(name, preparation, pretraining, invention, result, facts))
     _say_result(outdir, name, result)
+
+
+def _check_own(particles: Path | None, settings: Pretraining) -> None:
+    if particles is not None and not settings.contrast:
+        raise UsageError(
+            "nobody knows what your own particles are like; they can only be compared.",
+            "Add --views 2 --contrast 0.1.",
+        )
 
 
 def _read_own(particles: Path | None, boxes: Boxes, cutting: Cutting, box: int | None) -> "Voxels | None":
