@@ -586,8 +586,8 @@ def test_species_suit_their_pixels():
 
 
 def test_species_of_a_batch_have_pixels_of_their_own():
-    """Evenly by logarithm: the largest species that a box holds are as wide in pixels as the smallest pixels allow."""
-    settings = Invention(diameter=(100, 101), neighbours=0, membrane_chance=0, snr=(1e5, 1e5))
-    batch = draw_batch(40, 1, (1e5, 1e5), settings, seeded())
+    """Species of one size in angstroms have blobs of many sizes in pixels."""
+    settings = Invention(diameter=(100, 101), neighbours=0, membrane_chance=0)
+    batch = draw_batch(40, 1, (1, 1), settings, seeded())
     sigma = batch.description[:, -1].exp()  # of the blobs in pixels
     assert sigma.max() / sigma.min() > 1.5

@@ -70,7 +70,8 @@ def standardise(
 
 
 # Strength of the prior on the head's weights, as scikit-learn counts it: small means strong. Measured on the twelve phantoms
-# with res32-species: 0.1 is better than 0.01 at every SNR and number of labels.
+# with res32-species, SNR 0.1, 0.03 and 0.01: from 0.1 to 10 the accuracy differs by at most 0.017, and is never worse at 0.1 than
+# at 0.01; from 1 on the probabilities are surer.
 HEAD_FREEDOM = 0.1
 
 
