@@ -43,7 +43,7 @@ from cryoclass.simulate.phantoms import phantom_densities
 from cryoclass.simulate.rotations import random_rotations
 from cryoclass.simulate.tomogram import Shape, noise_for, prepare_shapes, turned
 from cryoclass.training.finetune import choose_recipe
-from cryoclass.training.loop import Examples, Run, fit
+from cryoclass.training.loop import LabelledBoxes, Run, fit
 from cryoclass.volumes.crop import crop
 
 SIDE, TILT = 32, 60.0
@@ -151,7 +151,7 @@ def fine_tuned(start: Start, boxes: Volumes, labels: NDArray[np.int64], count: i
     )
     copied = chosen(labels, 1)[0]
     rows = np.concatenate([train, copied])
-    examples = Examples(
+    examples = LabelledBoxes(
         source=InMemory(boxes[rows]),
         labels=labels[rows],
         parts=np.repeat(["train", "val"], [len(train), len(copied)]),

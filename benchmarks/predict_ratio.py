@@ -22,13 +22,13 @@ from scipy import ndimage
 from cryoclass.backbones.registry import spec
 from cryoclass.backbones.stem import sum_channels
 from cryoclass.classifier import Classifier, ModelCard, WholeModel
+from cryoclass.images import FileSource
 from cryoclass.inference.engines import Predicted, TorchEngine
 from cryoclass.inference.pipeline import Batch, Flow, predict
 from cryoclass.particles import read_particles
 from cryoclass.preparation import Preparer
 from cryoclass.settings import Preparation
 from cryoclass.star.tables import write_tables
-from cryoclass.subtomograms import FileSource
 from cryoclass.volumes.mrc import write_volume
 
 BOX, ANGPIX, CLASSES = 32, 10.0, 6

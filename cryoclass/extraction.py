@@ -1,8 +1,7 @@
 """From coordinates to one ``.mrc`` per particle and a STAR file that RELION and Warp read."""
 
-import csv
-import io
 import itertools
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,16 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
+from cryoclass.cutting import TomogramSource, coordinate_frame
 from cryoclass.errors import ParticleError, VolumeError
-from cryoclass.files import write_text
 from cryoclass.particles import Particles
 from cryoclass.progress import Track, silent
+from cryoclass.results import Skipped, write_skipped
 from cryoclass.star.dialects import CENTRED, ORIGINS, PIXELS, Frame
 from cryoclass.star.document import StarFile
 from cryoclass.star.frames import affine, origins_in_subtomogram
 from cryoclass.star.names import project_path, stem
 from cryoclass.star.tables import tables_text
-from cryoclass.subtomograms import Skipped, TomogramSource, coordinate_frame, safe_name
 from cryoclass.tomograms import OPTICS_COLUMNS
 from cryoclass.volumes.mrc import write_volume
 
@@ -168,14 +167,9 @@ def _with_optics(table: Particles, source: TomogramSource) -> Particles:
     return replace(wider, star=star, block=star.blocks[wider.star.blocks.index(wider.block) + 1])
 
 
-def write_skipped(path: Path, particles: Particles, skipped: Sequence[Skipped]) -> None:
-    """Write the particles that were left out: line of the STAR file, tomogram, reason."""
-    out = io.StringIO()
-    table = csv.writer(out, lineterminator="\n")
-    table.writerow(["star_line", "tomogram", "reason"])
-    for item in sorted(skipped, key=lambda item: item.row):
-        table.writerow([particles.block.rows[item.row] + 1, item.tomogram, item.reason])
-    write_text(path, out.getvalue())
+def safe_name(name: str) -> str:
+    """Turn a tomogram name into one folder name."""
+    return re.sub(r"[^\w.+-]", "_", name) or "tomogram"
 
 
 def _cut_all(

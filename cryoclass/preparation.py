@@ -59,7 +59,7 @@ def beam_first(raw: Tensor, axis: BeamAxis) -> Tensor:
     return raw.permute(0, *CYCLES[axis])
 
 
-def slices(x: Tensor, settings: Preparation) -> Tensor:
+def to_depth(x: Tensor, settings: Preparation) -> Tensor:
     """Bring ``(N, 1, D, H, W)`` to the depth that the network sees, and leave the planes as they are."""
     if settings.depth == "keep":
         return x

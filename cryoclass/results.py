@@ -1,7 +1,10 @@
 """Predictions as columns of the user's own STAR file, and scores as JSON."""
 
+import csv
+import io
 import json
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +19,26 @@ UNSURE = "unsure"
 UNREADABLE = "unreadable"
 
 
-def assign(probabilities: np.ndarray, min_probability: float = 0.0) -> np.ndarray:
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """A particle that was left out, and why."""
+
+    row: int
+    tomogram: str
+    reason: str
+
+
+def write_skipped(path: Path, particles: Particles, skipped: Sequence[Skipped]) -> None:
+    """Write the particles that were left out: line of the STAR file, tomogram, reason."""
+    out = io.StringIO()
+    table = csv.writer(out, lineterminator="\n")
+    table.writerow(["star_line", "tomogram", "reason"])
+    for item in sorted(skipped, key=lambda item: item.row):
+        table.writerow([particles.block.rows[item.row] + 1, item.tomogram, item.reason])
+    write_text(path, out.getvalue())
+
+
+def decide(probabilities: np.ndarray, min_probability: float = 0.0) -> np.ndarray:
     """Return the class of each particle (n,), from 0; -1 where less probable than asked, or unreadable (all zeros)."""
     sure = probabilities.max(axis=1) >= max(min_probability, float(np.finfo(np.float32).tiny))
     return np.where(sure, probabilities.argmax(axis=1), -1)

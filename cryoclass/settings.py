@@ -208,7 +208,7 @@ class TomogramFiles(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Boxes(TomogramFiles):
+class BoxOrigin(TomogramFiles):
     """Where the boxes of a table come from: the files it names, or crops out of tomograms on the fly."""
 
     panel: ClassVar[str] = "Boxes (with --tomograms they are cut on the fly)"
@@ -441,7 +441,7 @@ class Mapping2d(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Examples(Settings):
+class Exemplars(Settings):
     """A few particles that all others are compared with: rows of the table, or another table."""
 
     panel: ClassVar[str] = "Ranking by likeness to a few examples"

@@ -16,6 +16,7 @@ from cryoclass.star.frames import Geometry
 from cryoclass.star.names import match, nearest, resolve, volume_files
 from cryoclass.star.optimisation import TOMOGRAMS, listed_file
 from cryoclass.volumes.mrc import Volume, open_volume
+from cryoclass.volumes.pixels import agree
 
 VOLUME_COLUMNS = (
     "rlnTomoReconstructedTomogramDenoised",
@@ -32,7 +33,6 @@ OPTICS_COLUMNS = (
 )
 UNKNOWN_SIZE = -999
 _OPENING = threading.Lock()
-MAX_BINNING_DIFFERENCE = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class Tomogram:
             return override
         header = self.open().angpix
         implied = self.binning * self.tilt_series_angpix if self.binning and self.tilt_series_angpix else None
-        if header and implied and abs(header / implied - 1) > MAX_BINNING_DIFFERENCE:
+        if header and implied and not agree(header, implied):
             raise ParticleError(
                 f"{self.paths[0]}: the header says {header:g} A per voxel, but tomograms.star implies {implied:g} A "
                 f"({self.tilt_series_angpix:g} A binned {self.binning:g} times).",

@@ -42,7 +42,7 @@ from cryoclass.export.onnx_file import export_onnx
 from cryoclass.inference.engines import BackboneEngine, OnnxEngine, TorchEngine
 from cryoclass.preparation import Preparer
 from cryoclass.settings import Preparation, Recipe
-from cryoclass.training.loop import Examples, Run, fit
+from cryoclass.training.loop import LabelledBoxes, Run, fit
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what it says on import is not ours
@@ -524,7 +524,7 @@ def life(kind, name, folder):
         parts = np.array(["train"] * 8 + ["val"] * 4)
         history = fit(
             classifier,
-            Examples(source=boxes, labels=boxes.labels, parts=parts, classes=("noise", "ball")),
+            LabelledBoxes(source=boxes, labels=boxes.labels, parts=parts, classes=("noise", "ball")),
             RECIPE,
             Run(device=CPU),
         )

@@ -28,7 +28,7 @@ from cryoclass.settings import Augmentation, Preparation, Recipe, Start, Trainin
 from cryoclass.training.augmentation import draw, resample
 from cryoclass.training.finetune import choose_recipe
 from cryoclass.training.frozen import HEAD_FREEDOM, fit_head, in_natural_units, standardise
-from cryoclass.training.loop import Examples, Run, fit
+from cryoclass.training.loop import LabelledBoxes, Run, fit
 from cryoclass.training.recipes import recipe
 
 CPU = torch.device("cpu")
@@ -60,7 +60,7 @@ class Toys:
 def examples():
     toys = Toys()
     parts = np.array(["train", "train", "train", "val", "test"] * (len(toys) // 5))
-    return Examples(source=toys, labels=toys.labels, parts=parts, classes=("bar", "sheet"))
+    return LabelledBoxes(source=toys, labels=toys.labels, parts=parts, classes=("bar", "sheet"))
 
 
 def network(seed=0):

@@ -11,7 +11,7 @@ from cryoclass.preparation import Preparer
 from cryoclass.settings import Preparation, Recipe, Start, Training
 from cryoclass.training.finetune import choose_recipe
 from cryoclass.training.frozen import standardise
-from cryoclass.training.loop import Examples, Run, fit
+from cryoclass.training.loop import LabelledBoxes, Run, fit
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(
@@ -63,7 +63,7 @@ class Toys:
 def examples():
     toys = Toys(60)
     parts = np.array(["train", "train", "train", "val", "test"])[np.arange(60) // 2 % 5]
-    return Examples(source=toys, labels=toys.labels, parts=parts, classes=("bar", "sheet"))
+    return LabelledBoxes(source=toys, labels=toys.labels, parts=parts, classes=("bar", "sheet"))
 
 
 def network():

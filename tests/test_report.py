@@ -19,16 +19,16 @@ from cryoclass.errors import OutputError, ParticleError, UsageError
 from cryoclass.metrics import evaluate
 from cryoclass.report import figures, images, maps, pages, scores, style
 from cryoclass.report.content import (
-    Classified,
     Curves,
-    Embedded,
+    EmbedContent,
     Example,
-    Extracted,
+    ExtractContent,
     Gallery,
     Grouping,
+    PredictContent,
     Scored,
     TomogramSheet,
-    Trained,
+    TrainContent,
 )
 
 NASTY = "<script>alert(1)</script>"
@@ -82,7 +82,7 @@ def trained(what, epochs=5, **changes):
         "settings": {"recipe": {"name": "paper", "lr": 1e-4}, "resume": False, "weights": None},
         "versions": {"torch": "9.9.9"},
     }
-    return Trained(**content | changes)
+    return TrainContent(**content | changes)
 
 
 def extracted(tomograms=2, examples=2, side=16):
@@ -95,7 +95,7 @@ def extracted(tomograms=2, examples=2, side=16):
         )
         for i in range(tomograms)
     ]
-    return Extracted(
+    return ExtractContent(
         tomograms=sheets,
         mean_box=blob(),
         angpix=10.0,
@@ -109,7 +109,7 @@ def classified(number=90, classes=3):
     assigned = what.probabilities.argmax(axis=1)
     assigned[:5] = -1
     example = Example(box=blob(), row=12, predicted=NASTY, probability=0.75)
-    return Classified(
+    return PredictContent(
         scored=what,
         assigned=assigned,
         galleries=[Gallery(name=name, most=[example], least=[example]) for name in what.classes],
@@ -121,7 +121,7 @@ def classified(number=90, classes=3):
 def embedded(number=60, groups=3, method="tsne"):
     random = np.random.default_rng(3)
     index = np.arange(number) % groups
-    return Embedded(
+    return EmbedContent(
         points=random.standard_normal((number, 2)).astype(np.float32),
         rows=np.arange(1, number + 1),
         tomograms=[NASTY] * number,
@@ -246,7 +246,9 @@ def test_extract_page_holds_counts_reasons_and_settings(tmp_path):
 
 
 def test_extract_page_without_any_box_says_so(tmp_path):
-    content = Extracted(tomograms=[TomogramSheet(name="TS", written=0, skipped=3)], mean_box=None, angpix=1.0)
+    content = ExtractContent(
+        tomograms=[TomogramSheet(name="TS", written=0, skipped=3)], mean_box=None, angpix=1.0
+    )
     pages.extract_page(tmp_path / "page.html", content)
     assert "No box was written." in read(tmp_path / "page.html").text
 
@@ -257,7 +259,8 @@ def test_extract_page_stays_small_with_many_tomograms(tmp_path):
     rest = [TomogramSheet(name=f"T_{i:06d}_" + 30 * "long", written=5) for i in range(20_000)]
     reasons = {f"row {i} is bad": 1 for i in range(5000)}
     pages.extract_page(
-        tmp_path / "page.html", Extracted(tomograms=few + rest, mean_box=None, angpix=1.0, reasons=reasons)
+        tmp_path / "page.html",
+        ExtractContent(tomograms=few + rest, mean_box=None, angpix=1.0, reasons=reasons),
     )
     page = read(tmp_path / "page.html")
     assert (tmp_path / "page.html").stat().st_size < 3_000_000
@@ -359,7 +362,7 @@ def test_prediction_page_measures_scores_on_labelled_particles_only(tmp_path):
     content = classified(90)
     labels = np.where(np.arange(90) < 30, content.scored.labels, -1)
     some = Scored(classes=content.scored.classes, probabilities=content.scored.probabilities, labels=labels)
-    pages.prediction_page(tmp_path / "page.html", Classified(scored=some, assigned=content.assigned))
+    pages.prediction_page(tmp_path / "page.html", PredictContent(scored=some, assigned=content.assigned))
     assert "30 of them have a label" in read(tmp_path / "page.html").text
 
 
@@ -368,7 +371,7 @@ def test_prediction_page_without_labels_has_no_scores(tmp_path):
     blind = Scored(
         classes=content.scored.classes, probabilities=content.scored.probabilities, labels=np.full(30, -1)
     )
-    pages.prediction_page(tmp_path / "page.html", Classified(scored=blind, assigned=content.assigned))
+    pages.prediction_page(tmp_path / "page.html", PredictContent(scored=blind, assigned=content.assigned))
     assert "Confusion matrix" not in read(tmp_path / "page.html").html
 
 
@@ -376,7 +379,7 @@ def test_prediction_page_for_no_particles(tmp_path):
     nothing = Scored(classes=names(2), probabilities=np.zeros((0, 2), np.float32), labels=np.zeros(0, int))
     pages.prediction_page(
         tmp_path / "page.html",
-        Classified(scored=nothing, assigned=np.zeros(0, int), skipped={"empty file": 4}),
+        PredictContent(scored=nothing, assigned=np.zeros(0, int), skipped={"empty file": 4}),
     )
     assert "0 particles classified; 4 could not be read" in read(tmp_path / "page.html").text
 
@@ -385,7 +388,7 @@ def test_prediction_page_stays_small_with_many_particles_and_classes(tmp_path):
     what = scored(20_000, 60)
     example = Example(box=blob(48), row=1, predicted="x", probability=0.5)
     galleries = [Gallery(name=name, most=[example] * 9, least=[example] * 9) for name in what.classes]
-    content = Classified(scored=what, assigned=what.probabilities.argmax(axis=1), galleries=galleries)
+    content = PredictContent(scored=what, assigned=what.probabilities.argmax(axis=1), galleries=galleries)
     pages.prediction_page(tmp_path / "page.html", content)
     assert (tmp_path / "page.html").stat().st_size < 3_000_000
     assert "20 more classes" in read(tmp_path / "page.html").text
@@ -438,7 +441,7 @@ def test_embedding_page_and_picture_of_very_few_particles(tmp_path, number):
 
 
 def test_embedding_without_any_grouping(tmp_path):
-    plain = Embedded(points=np.eye(2), rows=np.array([1, 2]), tomograms=["a", "b"], groupings=[])
+    plain = EmbedContent(points=np.eye(2), rows=np.array([1, 2]), tomograms=["a", "b"], groupings=[])
     pages.embedding_page(tmp_path / "page.html", plain)
     assert page_data(read(tmp_path / "page.html"))["groups"][0]["index"] == [-1, -1]
 

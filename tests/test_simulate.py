@@ -24,7 +24,7 @@ from cryoclass.simulate.phantoms import (
 )
 from cryoclass.simulate.rotations import about, random_rotations, relion_angles
 from cryoclass.simulate.tomogram import (
-    place,
+    positions_in,
     prepare_shapes,
     simulate_boxes,
     simulate_tomogram,
@@ -277,7 +277,7 @@ def test_a_planted_particle_is_the_density_turned_by_its_angles(shapes):
 
 def test_particles_do_not_overlap_and_their_boxes_lie_inside():
     radii = [8.0, 5.0, 8.0, 3.0, 5.0, 6.0] * 2
-    placed = place(radii, SMALL, np.random.default_rng(7))
+    placed = positions_in(radii, SMALL, np.random.default_rng(7))
     assert (placed >= 10).all()
     assert (placed <= np.array([86, 86, 22])).all()
     for i, a in enumerate(placed):
@@ -289,7 +289,7 @@ def test_too_many_particles_say_how_many_found_room():
     with pytest.raises(
         UsageError, match=r"only \d+ of 200 particles find room in a tomogram of 32 x 96 x 96"
     ):
-        place([9.0] * 200, SMALL, np.random.default_rng(8))
+        positions_in([9.0] * 200, SMALL, np.random.default_rng(8))
 
 
 def test_a_tomogram_smaller_than_the_box_is_refused(shapes):

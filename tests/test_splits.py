@@ -5,7 +5,7 @@ import pytest
 
 from cryoclass.errors import ParticleError
 from cryoclass.settings import Split
-from cryoclass.training.splits import assign
+from cryoclass.training.splits import assign_parts
 
 CLASSES = ("ribosome", "proteasome", "junk")
 
@@ -24,7 +24,7 @@ def count(labels, parts):
 
 def test_particles_are_stratified_by_class():
     labels = np.repeat([0, 1, 2], [50, 20, 5])
-    split = assign(labels, ["one"] * 75, Split(split="particle"), seed=0)
+    split = assign_parts(labels, ["one"] * 75, Split(split="particle"), seed=0)
     assert count(labels, split.parts) == {"train": [30, 12, 3], "val": [10, 4, 1], "test": [10, 4, 1]}
     assert split.mode == "particle"
 
@@ -32,7 +32,7 @@ def test_particles_are_stratified_by_class():
 @pytest.mark.parametrize("split", ["particle", "tomogram", "auto"])
 def test_same_seed_gives_the_same_parts_and_another_seed_others(split):
     labels, tomograms = particles(tomograms=12, per_class=3)
-    parts = [assign(labels, tomograms, Split(split=split), seed).parts for seed in (5, 5, 6)]
+    parts = [assign_parts(labels, tomograms, Split(split=split), seed).parts for seed in (5, 5, 6)]
     assert np.array_equal(parts[0], parts[1])
     assert not np.array_equal(parts[0], parts[2])
 
@@ -40,7 +40,7 @@ def test_same_seed_gives_the_same_parts_and_another_seed_others(split):
 @pytest.mark.parametrize("tomograms", [5, 10, 40])
 def test_whole_tomograms_meet_the_fractions(tomograms):
     labels, names = particles(tomograms=tomograms, per_class=4)
-    split = assign(labels, names, Split(), seed=1)
+    split = assign_parts(labels, names, Split(), seed=1)
     assert split.mode == "tomogram"
     for name in set(names):
         assert len(set(split.parts[np.array(names) == name])) == 1
@@ -51,14 +51,14 @@ def test_whole_tomograms_meet_the_fractions(tomograms):
 def test_every_class_comes_into_every_part_though_tomograms_differ():
     names = [f"TS_{number}" for number in range(6) for _ in range(10)]
     labels = np.array(([0] * 5 + [1] * 5) * 3 + ([0] * 5 + [2] * 5) * 3)
-    split = assign(labels, names, Split(split="tomogram"), seed=0)
+    split = assign_parts(labels, names, Split(split="tomogram"), seed=0)
     assert all(min(counts) > 0 for counts in count(labels, split.parts).values())
 
 
 def test_auto_shares_out_particles_where_a_class_lies_in_one_tomogram():
     labels, names = particles(tomograms=6, per_class=4, classes=2)
     labels[np.flatnonzero(np.array(names) == "TS_002")[:4]] = 2
-    split = assign(labels, names, Split(), seed=0, classes=CLASSES)
+    split = assign_parts(labels, names, Split(), seed=0, classes=CLASSES)
     assert split.mode == "particle"
     assert "junk" in split.reason
     assert set(split.parts[labels == 2]) == {"train", "val", "test"}
@@ -67,14 +67,14 @@ def test_auto_shares_out_particles_where_a_class_lies_in_one_tomogram():
 def test_auto_shares_out_particles_where_one_tomogram_holds_nearly_all():
     labels = np.array([0, 1] * 100 + [0, 1] * 4)
     names = ["big"] * 200 + ["a"] * 4 + ["b"] * 4
-    split = assign(labels, names, Split(), seed=0)
+    split = assign_parts(labels, names, Split(), seed=0)
     assert split.mode == "particle"
     assert "instead of" in split.reason
 
 
 def test_auto_says_when_tomograms_are_fewer_than_parts():
     labels, names = particles(tomograms=2, per_class=20)
-    split = assign(labels, names, Split(), seed=0)
+    split = assign_parts(labels, names, Split(), seed=0)
     assert split.mode == "particle"
     assert "lie in 2 tomograms" in split.reason
 
@@ -82,21 +82,21 @@ def test_auto_says_when_tomograms_are_fewer_than_parts():
 def test_two_tomograms_are_enough_without_a_test_part():
     labels = np.array([0, 1] * 50)
     names = ["big"] * 80 + ["small"] * 20
-    split = assign(labels, names, Split(test_fraction=0), seed=0)
+    split = assign_parts(labels, names, Split(test_fraction=0), seed=0)
     assert split.mode == "tomogram"
     assert set(split.parts[80:]) == {"val"}
 
 
 def test_unlabelled_particles_take_no_part():
     labels = np.array([0, 1, -1] * 10)
-    split = assign(labels, ["one"] * 30, Split(), seed=0)
+    split = assign_parts(labels, ["one"] * 30, Split(), seed=0)
     assert set(split.parts[labels < 0]) == {""}
     assert "" not in split.parts[labels >= 0]
 
 
 def test_smallest_class_that_can_be_split_reaches_every_part():
     labels = np.array([0] * 30 + [1] * 3)
-    split = assign(labels, ["one"] * 33, Split(val_fraction=0.4, test_fraction=0.4), seed=0)
+    split = assign_parts(labels, ["one"] * 33, Split(val_fraction=0.4, test_fraction=0.4), seed=0)
     assert sorted(split.parts[labels == 1]) == ["test", "train", "val"]
 
 
@@ -110,7 +110,7 @@ def test_smallest_class_that_can_be_split_reaches_every_part():
 )
 def test_labels_that_cannot_be_split(labels, words):
     with pytest.raises(ParticleError) as raised:
-        assign(np.array(labels), ["one"] * len(labels), Split(), seed=0, classes=CLASSES)
+        assign_parts(np.array(labels), ["one"] * len(labels), Split(), seed=0, classes=CLASSES)
     for word in words:
         assert word in f"{raised.value} {raised.value.hint}"
 
@@ -118,14 +118,14 @@ def test_labels_that_cannot_be_split(labels, words):
 def test_whole_tomograms_that_cannot_be_shared_out():
     labels, names = particles(tomograms=2, per_class=9)
     with pytest.raises(ParticleError, match=r"in 2 tomograms.*at least 3") as raised:
-        assign(labels, names, Split(split="tomogram"), seed=0)
+        assign_parts(labels, names, Split(split="tomogram"), seed=0)
     assert "--split particle" in raised.value.hint
 
 
 def test_a_class_alone_in_its_tomogram_goes_to_training_when_tomograms_stay_whole():
     labels, names = particles(tomograms=5, per_class=4, classes=2)
     labels, names = np.append(labels, [2] * 4), [*names, *["alone"] * 4]
-    split = assign(labels, names, Split(split="tomogram"), seed=0)
+    split = assign_parts(labels, names, Split(split="tomogram"), seed=0)
     assert set(split.parts[labels == 2]) == {"train"}
 
 
@@ -133,4 +133,4 @@ def test_classes_that_cannot_all_be_trained_with_whole_tomograms():
     labels = np.repeat([0, 1, 2], 5)
     names = list(np.repeat(["a", "b", "c"], 5))
     with pytest.raises(ParticleError, match="missing from training"):
-        assign(labels, names, Split(split="tomogram"), seed=0, classes=CLASSES)
+        assign_parts(labels, names, Split(split="tomogram"), seed=0, classes=CLASSES)

@@ -14,7 +14,7 @@ from cryoclass.errors import CryoclassError, ModelError, ParticleError, UsageErr
 from cryoclass.metrics import evaluate
 from cryoclass.settings import Preparation, Recipe
 from cryoclass.training.boxes import available_memory, read_boxes
-from cryoclass.training.loop import Examples, Run, fit
+from cryoclass.training.loop import LabelledBoxes, Run, fit
 from cryoclass.training.recipes import RECIPES, learning_rate, recipe
 
 CLASSES = ("bar", "sheet")
@@ -79,7 +79,7 @@ class Tiny(Backbone):
 def examples(count=40, bad=()):
     toys = Toys(count, bad)
     parts = np.array(["train", "train", "train", "val", "test"] * (count // 5))
-    return Examples(source=toys, labels=toys.labels, parts=parts, classes=CLASSES)
+    return LabelledBoxes(source=toys, labels=toys.labels, parts=parts, classes=CLASSES)
 
 
 def r3d10():

@@ -23,7 +23,7 @@ from cryoclass.cli.options import (
 )
 from cryoclass.doctor.findings import plural
 from cryoclass.errors import UsageError
-from cryoclass.settings import Boxes, Cutting, Start
+from cryoclass.settings import BoxOrigin, Cutting, Start
 
 if TYPE_CHECKING:
     from cryoclass.doctor.examine import Request, Step
@@ -68,7 +68,7 @@ def doctor(
         bool, typer.Option("--json", help="Print a JSON list of level, topic, words and way_out.")
     ] = False,
     *,
-    boxes: Boxes,
+    boxes: BoxOrigin,
     cutting: Cutting,
 ) -> None:
     """Look at STAR file, tomograms, model and machine before any time is spent.

@@ -24,13 +24,13 @@ from cryoclass.cli.options import (
 )
 from cryoclass.cli.ranking import check_rows, prepare_ranking
 from cryoclass.errors import UsageError
-from cryoclass.settings import BareBackbone, Boxes, Cutting, Examples, Mapping2d, Start
+from cryoclass.settings import BareBackbone, BoxOrigin, Cutting, Exemplars, Mapping2d, Start
 
 if TYPE_CHECKING:
     from cryoclass.inference.engines import Engine
     from cryoclass.labels import Labelled
     from cryoclass.particles import Particles
-    from cryoclass.subtomograms import Source
+    from cryoclass.sources import Source
 
 SLOW_TSNE = 100_000  # particles
 
@@ -51,8 +51,8 @@ def embed(
     *,
     bare: BareBackbone,
     layout: Mapping2d,
-    examples: Examples,
-    boxes: Boxes,
+    examples: Exemplars,
+    boxes: BoxOrigin,
     cutting: Cutting,
 ) -> None:
     """Show particles as a network sees them; no label is needed.

@@ -18,9 +18,9 @@ from cryoclass.cli.options import (
 from cryoclass.settings import Extraction, TomogramFiles
 
 if TYPE_CHECKING:
+    from cryoclass.cutting import TomogramSource
     from cryoclass.extraction import Extracted
     from cryoclass.particles import Particles
-    from cryoclass.subtomograms import TomogramSource
 
 
 @with_settings
@@ -42,10 +42,10 @@ def extract(
     """
     claim(outdir, "particles.star", overwrite=overwrite)
     from cryoclass.cli.sources import contrast_words, warn_at_start
+    from cryoclass.cutting import TomogramSource
     from cryoclass.extraction import extract as extract_all
     from cryoclass.particles import read_particles
     from cryoclass.results import write_optimisation_sets
-    from cryoclass.subtomograms import TomogramSource
     from cryoclass.tomograms import find_tomograms
 
     particles = read_particles(particles_path(coordinates))
@@ -88,8 +88,7 @@ def _warn_of_silent_optics(particles: "Particles") -> None:
 
 
 def _write_page(path: Path, source: "TomogramSource", extracted: "Extracted") -> None:
-    from cryoclass.report.content import Example, TomogramSheet
-    from cryoclass.report.content import Extracted as Content
+    from cryoclass.report.content import Example, ExtractContent, TomogramSheet
     from cryoclass.report.pages import extract_page
 
     names = source.particles.tomograms
@@ -106,7 +105,7 @@ def _write_page(path: Path, source: "TomogramSource", extracted: "Extracted") ->
         )
         for name in dict.fromkeys(names)
     ]
-    content = Content(
+    content = ExtractContent(
         tomograms=sheets,
         mean_box=extracted.mean,
         angpix=extracted.angpix,

@@ -18,11 +18,11 @@ from cryoclass.cli.options import (
     particles_path,
     with_settings,
 )
-from cryoclass.settings import Boxes, Cutting, Split, Start, Training
+from cryoclass.settings import BoxOrigin, Cutting, Split, Start, Training
 
 if TYPE_CHECKING:
     from cryoclass.labels import Labelled
-    from cryoclass.subtomograms import Source
+    from cryoclass.sources import Source
     from cryoclass.training.finetune import FineTuned
     from cryoclass.training.loop import EpochRecord
 
@@ -48,7 +48,7 @@ def finetune(
     start: Start,
     training: Training,
     split: Split,
-    boxes: Boxes,
+    boxes: BoxOrigin,
     cutting: Cutting,
 ) -> None:
     """Teach a network your classes from labelled particles.
@@ -66,18 +66,18 @@ def finetune(
     from cryoclass.devices import choose_device
     from cryoclass.inference.compatibility import outside_domain
     from cryoclass.labels import read_labelled
-    from cryoclass.subtomograms import JoinedSource
+    from cryoclass.sources import JoinedSource
     from cryoclass.training.finetune import choose_recipe
     from cryoclass.training.finetune import finetune as train
     from cryoclass.training.loop import Run
-    from cryoclass.training.splits import assign
+    from cryoclass.training.splits import assign_parts
 
     if jobs is not None:
         torch.set_num_threads(jobs)
     place = choose_device(device)
     recipe = choose_recipe(start, training)
     labelled = read_labelled(particles or [str(particles_path(None))], label_column)
-    assignment = assign(labelled.labels, labelled.tomograms, split, training.seed, labelled.classes)
+    assignment = assign_parts(labelled.labels, labelled.tomograms, split, training.seed, labelled.classes)
     sources = [open_source(table, boxes, cutting, box) for table in labelled.tables]
     source = JoinedSource(sources) if len(sources) > 1 else sources[0]
     if start.init == "auto" and start.weights is None:

@@ -57,7 +57,7 @@ Device = Annotated[
     str, typer.Option("--device", metavar="NAME", help="Where to compute: auto, cpu, cuda or cuda:1.")
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Particles per batch.")]
-Precision = Annotated[
+PrecisionOption = Annotated[
     Literal["auto", "fp32", "bf16"],
     typer.Option("--precision", help="Number type on the device; auto is bf16 on CUDA and fp32 on CPU."),
 ]

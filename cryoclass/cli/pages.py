@@ -12,12 +12,21 @@ from cryoclass.errors import VolumeError
 from cryoclass.inference.pipeline import Predictions
 from cryoclass.labels import Labelled
 from cryoclass.particles import Particles
-from cryoclass.report.content import Classified, Curves, Embedded, Example, Gallery, Grouping, Scored, Trained
+from cryoclass.report.content import (
+    Curves,
+    EmbedContent,
+    Example,
+    Gallery,
+    Grouping,
+    PredictContent,
+    Scored,
+    TrainContent,
+)
 from cryoclass.report.maps import clusters, project
 from cryoclass.report.pages import prediction_page, training_page
 from cryoclass.report.scores import surest_and_least, worst_mistakes
 from cryoclass.settings import Mapping2d
-from cryoclass.subtomograms import Source
+from cryoclass.sources import Source
 from cryoclass.training.finetune import FineTuned
 
 
@@ -38,7 +47,7 @@ def write_training_page(path: Path, tuned: FineTuned, labelled: Labelled, source
         ]
         for name in ("train", "val", "test")
     }
-    content = Trained(
+    content = TrainContent(
         curves=_curves(tuned),
         headline={
             "accuracy": scores.accuracy,
@@ -76,7 +85,7 @@ def write_prediction_page(
         )
         for name, (most, least) in zip(card.classes, picks, strict=True)
     ]
-    content = Classified(
+    content = PredictContent(
         scored=scored,
         assigned=assigned[rows],
         galleries=galleries,
@@ -94,7 +103,7 @@ def lay_out(
     card: ModelCard,
     labelled: Labelled | None,
     layout: Mapping2d,
-) -> tuple[Embedded, dict[str, list[str]]]:
+) -> tuple[EmbedContent, dict[str, list[str]]]:
     """Lay the embedding (readable particles, E) out on a plane; return what the page shows, and the table's columns."""
     rows, classes = predictions.readable, card.classes
     points = project(embedding, layout.method, layout.seed)
@@ -116,7 +125,7 @@ def lay_out(
         numbers = np.zeros(len(table), dtype=int)
         numbers[rows] = found + 1
         columns["cryoclassCluster"] = [str(number) for number in numbers.tolist()]
-    content = Embedded(
+    content = EmbedContent(
         points=points,
         rows=rows + 1,
         tomograms=[table.tomograms[row] for row in rows.tolist()],

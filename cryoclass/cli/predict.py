@@ -17,7 +17,7 @@ from cryoclass.cli.options import (
     Outdir,
     Overwrite,
     ParticlesArgument,
-    Precision,
+    PrecisionOption,
     Rescale,
     claim,
     cores,
@@ -25,7 +25,7 @@ from cryoclass.cli.options import (
     with_settings,
 )
 from cryoclass.errors import UsageError
-from cryoclass.settings import Boxes, Cutting
+from cryoclass.settings import BoxOrigin, Cutting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from cryoclass.inference.pipeline import Predictions
     from cryoclass.metrics import Metrics
     from cryoclass.particles import Particles
-    from cryoclass.subtomograms import Skipped
+    from cryoclass.results import Skipped
 
 
 @with_settings
@@ -52,13 +52,13 @@ def predict(
     ] = False,
     label_column: LabelColumn = None,
     device: Device = "auto",
-    precision: Precision = "auto",
+    precision: PrecisionOption = "auto",
     batch_size: BatchSize = 32,
     jobs: Jobs = cores(),
     rescale: Rescale = False,
     overwrite: Overwrite = False,
     *,
-    boxes: Boxes,
+    boxes: BoxOrigin,
     cutting: Cutting,
 ) -> None:
     """Classify particles with a model folder or an exported ONNX file.
@@ -78,17 +78,17 @@ def predict(
     from cryoclass.cli.engines import open_engine
     from cryoclass.cli.pages import write_prediction_page
     from cryoclass.cli.sources import open_model_source
-    from cryoclass.extraction import write_skipped
     from cryoclass.inference.pipeline import Flow
     from cryoclass.inference.pipeline import predict as predict_all
     from cryoclass.particles import read_particles
     from cryoclass.results import (
-        assign,
+        decide,
         prediction_columns,
         remove_earlier,
         write_classes,
         write_metrics,
         write_optimisation_sets,
+        write_skipped,
         write_split,
     )
 
@@ -98,7 +98,7 @@ def predict(
     labels = _known_labels(table, label_column, card)
     source = open_model_source(table, boxes, cutting, card, rescale=rescale)
     predictions = predict_all(engine, source, Flow(batch_size=batch_size, jobs=jobs, track=console.track))
-    assigned = assign(predictions.probabilities, min_probability)
+    assigned = decide(predictions.probabilities, min_probability)
     columns = prediction_columns(predictions.probabilities, assigned, card.classes, predictions.unreadable)
     result = table.with_columns(columns)
     skipped = _left_out(predictions, table)
@@ -122,7 +122,7 @@ def predict(
 
 def _left_out(predictions: "Predictions", table: "Particles") -> list["Skipped"]:
     """Return the particles whose boxes could not be read, with the reasons."""
-    from cryoclass.subtomograms import Skipped
+    from cryoclass.results import Skipped
 
     return [
         Skipped(row=row, tomogram=table.tomograms[row], reason=reason)

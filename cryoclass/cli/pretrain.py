@@ -18,13 +18,13 @@ from cryoclass.cli.options import (
     with_settings,
 )
 from cryoclass.errors import UsageError
-from cryoclass.settings import Boxes, Cutting, Invention, Learner, Pretraining
+from cryoclass.settings import BoxOrigin, Cutting, Invention, Learner, Pretraining
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cryoclass.pretraining.loop import Period, Pretrained
-    from cryoclass.training.boxes import Boxes as Voxels
+    from cryoclass.training.boxes import KeptBoxes
 
 
 @with_settings
@@ -47,7 +47,7 @@ def pretrain(
     pretraining: Pretraining,
     invention: Invention,
     learner: Learner,
-    boxes: Boxes,
+    boxes: BoxOrigin,
     cutting: Cutting,
 ) -> None:
     """Teach a network shape, without any label.
@@ -116,7 +116,9 @@ def _check_own(particles: Path | None, settings: Pretraining) -> None:
         )
 
 
-def _read_own(particles: Path | None, boxes: Boxes, cutting: Cutting, box: int | None) -> "Voxels | None":
+def _read_own(
+    particles: Path | None, boxes: BoxOrigin, cutting: Cutting, box: int | None
+) -> "KeptBoxes | None":
     """Read the user's own particles, as many as fit into memory."""
     if particles is None:
         return None

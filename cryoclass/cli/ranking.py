@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryoclass.errors import UsageError
-from cryoclass.settings import Examples
+from cryoclass.settings import Exemplars
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cryoclass.inference.engines import Engine
     from cryoclass.inference.pipeline import Flow
     from cryoclass.particles import Particles
-    from cryoclass.subtomograms import Source
+    from cryoclass.sources import Source
 
     Vectors = np.ndarray
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Ranking:
     """What was asked for; ``vectors`` (m, E) are the embedded examples of another table."""
 
-    wish: Examples
+    wish: Exemplars
     vectors: "Vectors | None"
     standardise: bool
 
@@ -59,7 +59,7 @@ class Ranking:
 
 
 def prepare_ranking(
-    wish: Examples,
+    wish: Exemplars,
     open_boxes: "Callable[[Particles], Source]",
     source: "Source",
     engine: "Engine",
@@ -81,7 +81,7 @@ def prepare_ranking(
     return Ranking(wish=wish, vectors=vectors, standardise=standardise)
 
 
-def check_rows(wish: Examples, count: int) -> None:
+def check_rows(wish: Exemplars, count: int) -> None:
     """Hold the rows that were pointed at against the table."""
     for row in wish.like or []:
         if row > count:

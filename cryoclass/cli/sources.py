@@ -4,18 +4,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryoclass.cli import console
+from cryoclass.cutting import TomogramSource
 from cryoclass.doctor.start import check_start
 from cryoclass.errors import UsageError
+from cryoclass.images import FileSource
 from cryoclass.particles import Particles
-from cryoclass.settings import Boxes, Cutting, Extraction
-from cryoclass.subtomograms import FileSource, InvertedSource, Source, TomogramSource
+from cryoclass.settings import BoxOrigin, Cutting, Extraction
+from cryoclass.sources import InvertedSource, Source
 from cryoclass.tomograms import find_tomograms
 
 if TYPE_CHECKING:
     from cryoclass.classifier import ModelCard
 
 
-def open_source(particles: Particles, boxes: Boxes, cutting: Cutting, box: int | None) -> Source:
+def open_source(particles: Particles, boxes: BoxOrigin, cutting: Cutting, box: int | None) -> Source:
     """Return the particles' boxes and say where they come from.
 
     Parameters
@@ -56,7 +58,7 @@ def open_source(particles: Particles, boxes: Boxes, cutting: Cutting, box: int |
 
 
 def open_model_source(
-    particles: Particles, boxes: Boxes, cutting: Cutting, card: "ModelCard", *, rescale: bool
+    particles: Particles, boxes: BoxOrigin, cutting: Cutting, card: "ModelCard", *, rescale: bool
 ) -> Source:
     """Return boxes that fit a model: cut at its size, or read from files and compared with its card.
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from cryoclass.classifier import ModelCard
+from cryoclass.cutting import TomogramSource
 from cryoclass.doctor.findings import Finding, error, ok, warning
 from cryoclass.errors import VolumeError
-from cryoclass.subtomograms import Source, TomogramSource
+from cryoclass.sources import Source
 from cryoclass.volumes.contrast import measure_contrast
 
 SAMPLE = 200

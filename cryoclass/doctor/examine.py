@@ -9,6 +9,7 @@ import torch
 
 from cryoclass.backbones.registry import build_backbone, spec
 from cryoclass.classifier import ModelCard
+from cryoclass.cutting import TomogramSource
 from cryoclass.devices import choose_device
 from cryoclass.doctor import disk, effort, machine, neighbours, pixels
 from cryoclass.doctor.boxes import Sample, check_boxes, check_contrast, take_sample
@@ -19,11 +20,12 @@ from cryoclass.doctor.rules import check_rules
 from cryoclass.doctor.table import check_coordinates, check_labels, check_table, count_labels
 from cryoclass.doctor.tomograms import check_names, readable
 from cryoclass.errors import UsageError
+from cryoclass.images import FileSource
 from cryoclass.inference.engines import BackboneEngine, Engine, load_engine
 from cryoclass.particles import Particles, read_particles
-from cryoclass.settings import Boxes, Cutting, Extraction, Preparation, Start
+from cryoclass.settings import BoxOrigin, Cutting, Extraction, Preparation, Start
+from cryoclass.sources import InvertedSource
 from cryoclass.star.dialects import optics_column
-from cryoclass.subtomograms import FileSource, InvertedSource, TomogramSource
 from cryoclass.tomograms import look_up
 
 ASSUMED_BOX = 32
@@ -59,7 +61,7 @@ class Request:
     device: str = "auto"
     cores: int = 1
     rescale: bool = False
-    boxes: Boxes = Boxes()
+    boxes: BoxOrigin = BoxOrigin()
     cutting: Cutting = Cutting()
 
 

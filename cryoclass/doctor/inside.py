@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cryoclass.cutting import Placement, TomogramSource, coordinate_frame
 from cryoclass.doctor.findings import Finding, error, ok, warning
 from cryoclass.doctor.table import frame_words
 from cryoclass.errors import ParticleError
 from cryoclass.settings import Extraction
 from cryoclass.star.dialects import Frame
 from cryoclass.star.frames import affine
-from cryoclass.subtomograms import Placement, TomogramSource, coordinate_frame
 
 MOST_OUTSIDE = 0.5  # more outside than that, and the coordinates were misunderstood
 CONVINCING = 0.9

@@ -6,7 +6,7 @@ from cryoclass.backbones.spec import BackboneSpec
 from cryoclass.classifier import ModelCard
 from cryoclass.doctor.findings import Finding, ok, warning
 from cryoclass.inference.compatibility import outside_domain
-from cryoclass.subtomograms import Source
+from cryoclass.sources import Source
 
 SHOWN_CLASSES = 6
 

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy.spatial import cKDTree
 
+from cryoclass.cutting import Placement
 from cryoclass.doctor.findings import Finding, ok, warning
 from cryoclass.particles import Particles
 from cryoclass.settings import Cutting
 from cryoclass.star.dialects import Frame, optics_column
-from cryoclass.subtomograms import Placement
 
 
 def placed(placements: Sequence[Placement]) -> dict[str, np.ndarray]:

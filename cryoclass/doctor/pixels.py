@@ -7,14 +7,15 @@ from typing import TypeVar
 import numpy as np
 
 from cryoclass.classifier import ModelCard
+from cryoclass.cutting import TomogramSource, coordinate_frame
 from cryoclass.doctor.findings import Finding, error, ok, warning
 from cryoclass.errors import VolumeError
+from cryoclass.images import FileSource
 from cryoclass.star.dialects import Frame, optics_column
 from cryoclass.star.names import resolve
-from cryoclass.subtomograms import FileSource, TomogramSource, coordinate_frame
 from cryoclass.volumes.mrc import Volume, open_volume
+from cryoclass.volumes.pixels import TOLERANCE, agree
 
-TOLERANCE = 0.01
 HEADERS = 20
 
 T = TypeVar("T")
@@ -98,7 +99,7 @@ def _of_tomogram(source: TomogramSource) -> tuple[str, np.ndarray | None]:
 
 
 def _differ(sizes: Sequence[float]) -> bool:
-    return max(sizes) / min(sizes) - 1 > TOLERANCE
+    return not agree(*sizes)
 
 
 def _words(values: Sequence[tuple[str, Sequence[float] | np.ndarray | None]]) -> str:

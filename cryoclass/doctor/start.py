@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+from cryoclass.cutting import TomogramSource
 from cryoclass.doctor.disk import check_disk, extraction_bytes
 from cryoclass.doctor.findings import Finding, warning
 from cryoclass.doctor.inside import check_inside, refuse_wrong_frame
 from cryoclass.doctor.rules import broken_rules
-from cryoclass.subtomograms import FileSource, TomogramSource
+from cryoclass.images import FileSource
 
 
 def check_start(source: FileSource | TomogramSource, writes_to: Path | None = None) -> list[Finding]:

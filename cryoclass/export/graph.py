@@ -13,7 +13,7 @@ import torch
 from cryoclass.classifier import WholeModel, WholeOutputs
 from cryoclass.preparation import CYCLES
 
-Precision = Literal["fp32", "fp16"]
+ExportPrecision = Literal["fp32", "fp16"]
 
 INPUT = "subtomogram"
 AXES = ("N", "D", "H", "W")
@@ -21,7 +21,7 @@ EXAMPLE = (2, 10, 12, 14)  # an axis of length 1, or two equal ones, would be ta
 DEEP = 36  # slices of the example where the network sees every slice: its deepest map must still have more than one
 
 
-def build_graph(whole: WholeModel, precision: Precision) -> onnx.ModelProto:
+def build_graph(whole: WholeModel, precision: ExportPrecision) -> onnx.ModelProto:
     """Turn a whole model into a checked ONNX graph that takes any number of boxes of any size.
 
     Parameters

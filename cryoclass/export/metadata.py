@@ -5,14 +5,16 @@ import json
 import onnx
 
 from cryoclass.classifier import CARD_KEY, ModelCard, cryoclass_version
-from cryoclass.export.graph import Precision
+from cryoclass.export.graph import ExportPrecision
 from cryoclass.export.parity import Parity
 
 PRECISION_KEY = "cryoclass_precision"
 PARITY_KEY = "cryoclass_parity"
 
 
-def write_metadata(model: onnx.ModelProto, card: ModelCard, precision: Precision, parity: Parity) -> None:
+def write_metadata(
+    model: onnx.ModelProto, card: ModelCard, precision: ExportPrecision, parity: Parity
+) -> None:
     """Put the card, the precision and the parity with torch into the metadata of a graph; no date, no path."""
     model.producer_name, model.producer_version = "cryoclass", cryoclass_version()
     onnx.helper.set_model_props(

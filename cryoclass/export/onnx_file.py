@@ -5,14 +5,16 @@ from pathlib import Path
 from cryoclass.backbones.registry import spec
 from cryoclass.classifier import ModelCard, WholeModel, load_model
 from cryoclass.errors import UsageError
-from cryoclass.export.graph import Precision, build_graph
+from cryoclass.export.graph import ExportPrecision, build_graph
 from cryoclass.export.metadata import write_metadata
-from cryoclass.export.parity import Boxes, Parity, check_parity
+from cryoclass.export.parity import Parity, Voxels, check_parity
 from cryoclass.files import replacing
 from cryoclass.preparation import Preparer
 
 
-def export_onnx(folder: Path, out: Path, precision: Precision = "fp32", boxes: Boxes | None = None) -> Parity:
+def export_onnx(
+    folder: Path, out: Path, precision: ExportPrecision = "fp32", boxes: Voxels | None = None
+) -> Parity:
     """Write a model folder as one self-contained ONNX file, after checking that it says the same as torch.
 
     Parameters

@@ -13,17 +13,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cryoclass.classifier import Classifier, ModelCard, WholeModel
 from cryoclass.errors import ModelError
-from cryoclass.export.graph import INPUT, Precision
+from cryoclass.export.graph import INPUT, ExportPrecision
 from cryoclass.settings import Size3
 
-Boxes = NDArray[np.float32]
+Voxels = NDArray[np.float32]
 
 BATCHES = (1, 3, 32)
 FEWER_BATCHES = (1, 3)
 CHUNK = 4  # boxes that torch computes at once; the answer for a box does not depend on its batch
 
 # Largest difference of a probability. Half precision keeps 11 bits, so that a 34-layer network is off by about 1e-3.
-TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2}
+TOLERANCE: dict[ExportPrecision, float] = {"fp32": 1e-4, "fp16": 1e-2}
 
 # A 3D ResNet-34 at 32x128x128 takes 7.3e12, measured 77 s on two AVX-512 cores with 5 GB of memory.
 MOST_WORK = 10e12
@@ -60,7 +60,7 @@ class Parity:
 
 
 def check_parity(
-    whole: WholeModel, graph: bytes, card: ModelCard, precision: Precision, boxes: Boxes | None = None
+    whole: WholeModel, graph: bytes, card: ModelCard, precision: ExportPrecision, boxes: Voxels | None = None
 ) -> Parity:
     """Compare a graph in onnxruntime, on the CPU, with the float32 model in torch.
 
@@ -102,14 +102,14 @@ def check_parity(
     return parity
 
 
-def generate_boxes(count: int, size: Size3) -> Boxes:
+def generate_boxes(count: int, size: Size3) -> Voxels:
     """Return ``(count, *size)`` boxes of noise with a bright ball of another radius in each; always the same ones."""
     random = np.random.default_rng(0)
     axes = [np.linspace(-1, 1, side, dtype=np.float32) for side in size]
     z, y, x = np.meshgrid(*axes, indexing="ij")
     radius = np.linspace(0.2, 0.8, count, dtype=np.float32)[:, None, None, None]
     noise = random.standard_normal((count, *size), dtype=np.float32)
-    ball: Boxes = 3 * np.exp(-(z**2 + y**2 + x**2) / radius**2)
+    ball: Voxels = 3 * np.exp(-(z**2 + y**2 + x**2) / radius**2)
     return noise + ball
 
 
@@ -137,7 +137,7 @@ def _work(card: ModelCard) -> float:
 
 
 def _compare(
-    whole: WholeModel, graph: bytes, samples: Sequence[Boxes], batches: tuple[int, ...], tolerance: float
+    whole: WholeModel, graph: bytes, samples: Sequence[Voxels], batches: tuple[int, ...], tolerance: float
 ) -> Parity:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors; it warns on every computer without a GPU
@@ -159,18 +159,18 @@ def _compare(
     )
 
 
-def _reference(whole: WholeModel, boxes: Boxes) -> Boxes:
+def _reference(whole: WholeModel, boxes: Voxels) -> Voxels:
     with torch.inference_mode():
         chunks = [whole(chunk).probabilities for chunk in torch.from_numpy(boxes).split(CHUNK)]
     return torch.cat(chunks).numpy()
 
 
-def _same_class(found: Boxes, expected: Boxes, tie: float) -> bool:
+def _same_class(found: Voxels, expected: Voxels, tie: float) -> bool:
     """Say whether the class that ``expected`` prefers is, within ``tie``, the best in ``found`` too."""
     chosen = np.take_along_axis(found, expected.argmax(axis=1)[:, None], axis=1)[:, 0]
     return bool((chosen >= found.max(axis=1) - tie).all())
 
 
-def _size(boxes: Boxes) -> Size3:
+def _size(boxes: Voxels) -> Size3:
     _, depth, height, width = boxes.shape
     return (depth, height, width)

@@ -5,10 +5,9 @@ from cryoclass.backbones.spec import BackboneSpec
 from cryoclass.classifier import ModelCard
 from cryoclass.errors import ModelError, UsageError
 from cryoclass.settings import Preparation
-from cryoclass.subtomograms import RescaledSource, Source, mean_of
+from cryoclass.sources import RescaledSource, Source, mean_of
 from cryoclass.volumes.contrast import measure_contrast
-
-TOLERANCE = 0.01
+from cryoclass.volumes.pixels import TOLERANCE, agree
 
 
 def fit_to_model(source: Source, card: ModelCard, *, rescale: bool) -> Source:
@@ -20,8 +19,8 @@ def fit_to_model(source: Source, card: ModelCard, *, rescale: bool) -> Source:
         Pixel size or box in angstroms differ from the model's by more than 1 %, and ``rescale`` is off.
     """
     wanted, extent = card.angpix, card.box[0] * card.angpix
-    same_pixel = abs(source.angpix / wanted - 1) <= TOLERANCE
-    same_extent = abs(source.box * source.angpix / extent - 1) <= TOLERANCE
+    same_pixel = agree(source.angpix, wanted)
+    same_extent = agree(source.box * source.angpix, extent)
     if same_pixel and same_extent:
         return source
     if rescale:
@@ -58,7 +57,7 @@ def check_same_boxes(examples: Source, source: Source) -> None:
         Pixel size or box in angstroms differ by more than 1 %.
     """
     ours, theirs = ((s.angpix, s.box * s.angpix) for s in (source, examples))
-    if any(abs(a / b - 1) > TOLERANCE for a, b in zip(theirs, ours, strict=True)):
+    if not all(agree(a, b) for a, b in zip(theirs, ours, strict=True)):
         raise UsageError(
             f"the examples are boxes of {examples.box} pixels of {examples.angpix:.4g} A, the particles of {source.box} pixels "
             f"of {source.angpix:.4g} A; they can be compared only where both are the same.",

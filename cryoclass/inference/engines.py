@@ -20,7 +20,7 @@ from cryoclass.devices import check_name, choose_device
 from cryoclass.errors import ModelError, UsageError
 from cryoclass.preparation import Preparer
 from cryoclass.settings import Preparation
-from cryoclass.subtomograms import Source
+from cryoclass.sources import Source
 
 Voxels = NDArray[np.float32]
 Precision = Literal["auto", "fp32", "bf16"]

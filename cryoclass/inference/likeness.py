@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from cryoclass.inference.engines import Engine, Predicted
 from cryoclass.inference.pipeline import Batch, Flow, predict
-from cryoclass.subtomograms import Source
+from cryoclass.sources import Source
 
 Vectors = NDArray[np.float32]
 

@@ -11,7 +11,7 @@ from cryoclass.errors import ParticleError, VolumeError
 from cryoclass.files import replacing
 from cryoclass.inference.engines import Engine, Predicted
 from cryoclass.progress import Track, silent
-from cryoclass.subtomograms import Source
+from cryoclass.sources import Source
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ SMALLEST, LARGEST = 4, 27  # pixels that a species measures across, of a box of 
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Batch:
+class SpeciesBatch:
     """Boxes, several of each species.
 
     Attributes
@@ -36,7 +36,7 @@ def draw_batch(
     snr: tuple[float, float],
     invention: Invention,
     generator: torch.Generator,
-) -> Batch:
+) -> SpeciesBatch:
     """Invent species and show each several times.
 
     Parameters
@@ -56,7 +56,7 @@ def draw_batch(
         As :func:`check_sizes`.
     """
     drawn, angpix = invent(species, invention, generator)
-    return Batch(
+    return SpeciesBatch(
         boxes=see(drawn, views, angpix, snr, invention, generator).boxes,
         description=describe(drawn, angpix * invention.box / 32),
     )

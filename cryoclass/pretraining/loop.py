@@ -24,7 +24,7 @@ from cryoclass.pretraining.sharpen import sharpen
 from cryoclass.progress import Track, silent
 from cryoclass.settings import Invention, Preparation, Pretraining
 from cryoclass.simulate.species import describe
-from cryoclass.training.boxes import Boxes
+from cryoclass.training.boxes import KeptBoxes
 from cryoclass.training.checkpoint import load_checkpoint, save_checkpoint
 from cryoclass.training.loop import memory_explained, precision
 
@@ -85,7 +85,7 @@ class PretrainingRun:
     device: torch.device
     folder: Path | None = None
     resume: bool = False
-    own: Boxes | None = None
+    own: KeptBoxes | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
     track: Track = silent
     on_period: Callable[[Sequence[Period]], None] = _nobody
@@ -173,7 +173,7 @@ def pretrain(
     return Pretrained(periods=tuple(records), retrieval=retrieval(backbone, bench.preparer, shown))
 
 
-def _check_boxes(preparation: Preparation, invention: Invention, own: Boxes | None) -> None:
+def _check_boxes(preparation: Preparation, invention: Invention, own: KeptBoxes | None) -> None:
     """Refuse, before anything is computed, boxes that would end the run somewhere on its way."""
     check_sizes(invention)
     if own is not None and preparation.depth == "keep" and own.source.box != invention.box:

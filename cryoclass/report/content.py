@@ -46,7 +46,7 @@ class TomogramSheet:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Extracted:
+class ExtractContent:
     """Content of the page of ``extract``.
 
     Parameters
@@ -117,7 +117,7 @@ class Scored:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Trained:
+class TrainContent:
     """Content of the page of ``finetune``.
 
     Parameters
@@ -159,7 +159,7 @@ class Gallery:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Classified:
+class PredictContent:
     """Content of the page of ``predict``.
 
     Parameters
@@ -207,7 +207,7 @@ class Grouping:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Embedded:
+class EmbedContent:
     """Content of the page and the picture of ``embed``.
 
     Parameters

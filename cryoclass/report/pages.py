@@ -19,16 +19,16 @@ from cryoclass.files import write_text
 from cryoclass.metrics import evaluate
 from cryoclass.report import figures, images, scores
 from cryoclass.report.content import (
-    Classified,
-    Embedded,
+    EmbedContent,
     Example,
-    Extracted,
+    ExtractContent,
     Gallery,
     Grouping,
     Integers,
+    PredictContent,
     Scored,
     Table,
-    Trained,
+    TrainContent,
 )
 from cryoclass.report.style import COLOURS, TURN, lighter, plain, to_png, to_svg, write_png
 
@@ -43,7 +43,7 @@ _RANGE = 4000  # steps of a map's axes: four to a pixel
 _FLATTEST = 2.2  # a map wider or higher than this is given empty space
 
 
-def extract_page(path: Path, content: Extracted) -> None:
+def extract_page(path: Path, content: ExtractContent) -> None:
     """Write the page of ``extract``: the mean box, examples of each tomogram, counts and reasons.
 
     Raises
@@ -72,7 +72,7 @@ def extract_page(path: Path, content: Extracted) -> None:
     )
 
 
-def training_page(path: Path, content: Trained) -> None:
+def training_page(path: Path, content: TrainContent) -> None:
     """Write the page of ``finetune``: scores and what they were measured on, curves, confusion, ROC, calibration, mistakes."""
     mistakes = content.mistakes[:_MISTAKES]
     _render(
@@ -91,7 +91,7 @@ def training_page(path: Path, content: Trained) -> None:
     )
 
 
-def prediction_page(path: Path, content: Classified) -> None:
+def prediction_page(path: Path, content: PredictContent) -> None:
     """Write the page of ``predict``: class counts, confidence, examples of each class, scores where labels are known."""
     classes = content.scored.classes
     _render(
@@ -112,7 +112,7 @@ def prediction_page(path: Path, content: Classified) -> None:
     )
 
 
-def embedding_page(path: Path, content: Embedded) -> None:
+def embedding_page(path: Path, content: EmbedContent) -> None:
     """Write the page of ``embed``: the map, coloured in every way given, with the particle under the pointer named.
 
     Beyond 20,000 particles the page draws a random sample and says so.
@@ -134,7 +134,7 @@ def embedding_page(path: Path, content: Embedded) -> None:
     )
 
 
-def embedding_png(path: Path, content: Embedded) -> None:
+def embedding_png(path: Path, content: EmbedContent) -> None:
     """Write the map of all particles as PNG, coloured by the first grouping."""
     write_png(path, _map_figure(content))
 
@@ -170,7 +170,7 @@ def _measured(scored: Scored) -> dict[str, Any] | None:
     }
 
 
-def _counts_figure(content: Classified) -> str:
+def _counts_figure(content: PredictContent) -> str:
     classes = content.scored.classes
     counts = np.bincount(content.assigned[content.assigned >= 0], minlength=len(classes)).tolist()
     bars = list(zip(counts, classes, strict=True))
@@ -186,7 +186,7 @@ def _counts_figure(content: Classified) -> str:
     return to_svg(figures.class_counts([n for n, _ in bars], [name for _, name in bars]), "counts")
 
 
-def _histograms(content: Classified) -> str | None:
+def _histograms(content: PredictContent) -> str | None:
     classes = content.scored.classes
     if len(classes) > _CLASSES:
         return None
@@ -207,13 +207,13 @@ def _tiles(examples: Iterable[Example], side: int) -> list[dict[str, Any]]:
     return [{"example": example, "address": images.strip(example.box, side)} for example in examples]
 
 
-def _map_figure(content: Embedded) -> Figure:
+def _map_figure(content: EmbedContent) -> Figure:
     nothing = Grouping(title="group", names=(), index=np.full(len(content.points), -1))
     first = content.groupings[0] if content.groupings else nothing
     return figures.embedding_scatter(content.points, first, content.method)
 
 
-def _map_data(content: Embedded, chosen: Integers) -> dict[str, Any]:
+def _map_data(content: EmbedContent, chosen: Integers) -> dict[str, Any]:
     """Return what the page's script draws: positions in whole steps, names once, indices otherwise."""
     steps, aspect = _steps(content.points[chosen])
     names, tomo = np.unique([content.tomograms[i] for i in chosen], return_inverse=True)

@@ -158,7 +158,7 @@ def simulate_tomogram(
     UsageError
         The particles do not fit without overlap.
     """
-    positions = place([shapes[name].radius for name in species], settings, rng)
+    positions = positions_in([shapes[name].radius for name in species], settings, rng)
     rotations = random_rotations(len(species), rng)
     clean = np.zeros(settings.size, np.float32)
     for name, position, rotation in zip(species, positions, rotations, strict=True):
@@ -237,7 +237,9 @@ def _cube(nearest_xyz: NDArray[Any], box: int) -> tuple[slice, ...]:
     return tuple(slice(int(i) - box // 2, int(i) - box // 2 + box) for i in nearest_xyz[::-1])
 
 
-def place(radii: Sequence[float], settings: Simulation, rng: np.random.Generator) -> NDArray[np.float64]:
+def positions_in(
+    radii: Sequence[float], settings: Simulation, rng: np.random.Generator
+) -> NDArray[np.float64]:
     """Place spheres at random: none overlaps another, and the box round each lies within the tomogram.
 
     Parameters

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cryoclass.preparation import slices
+from cryoclass.preparation import to_depth
 from cryoclass.settings import Augmentation, Preparation
 
 TRIES = 10  # draws of a crop until one fits into the box, as torchvision's RandomResizedCrop
@@ -74,7 +74,7 @@ def resample(grey: Tensor, drawn: AugmentationDraw, preparation: Preparation) ->
     _, height, width = preparation.input_size
     if drawn.mirror_z.any():
         grey = torch.where(drawn.mirror_z.to(grey.device)[:, None, None, None, None], grey.flip(2), grey)
-    planes = slices(grey, preparation)[:, 0]  # (N, d, H, W): slices are the channels of an image
+    planes = to_depth(grey, preparation)[:, 0]  # (N, d, H, W): slices are the channels of an image
     theta = _in_box_units(drawn.plane.to(grey.device), *grey.shape[3:])
     grid = F.affine_grid(theta, [len(drawn), 1, height, width], align_corners=False)
     plane = F.grid_sample(planes, grid, mode="bilinear", padding_mode="border", align_corners=False)

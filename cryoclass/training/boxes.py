@@ -14,13 +14,13 @@ from torch import Tensor
 
 from cryoclass.errors import VolumeError
 from cryoclass.progress import Track
-from cryoclass.subtomograms import Source
+from cryoclass.sources import Source
 
 MEMORY_SHARE = 0.25  # of the available memory that voxels may take
 
 
 @dataclass(frozen=True, kw_only=True)
-class Boxes:
+class KeptBoxes:
     """The particles that can be read.
 
     Parameters
@@ -59,7 +59,7 @@ class Boxes:
                 yield waiting[0], waiting[1].result()
 
 
-def read_boxes(source: Source, rows: NDArray[np.integer], memory: int | None, track: Track) -> Boxes:
+def read_boxes(source: Source, rows: NDArray[np.integer], memory: int | None, track: Track) -> KeptBoxes:
     """Read the particles in ``rows`` once: find the bad ones, and keep the voxels of the others where they fit.
 
     Parameters
@@ -82,7 +82,7 @@ def read_boxes(source: Source, rows: NDArray[np.integer], memory: int | None, tr
             stack[len(good)] = box
         good.append(row)
     kept = None if stack is None else torch.from_numpy(stack[: len(good)])
-    return Boxes(source=source, rows=np.array(good, dtype=np.int64), skipped=skipped, stack=kept)
+    return KeptBoxes(source=source, rows=np.array(good, dtype=np.int64), skipped=skipped, stack=kept)
 
 
 def _fastest_order(source: Source, rows: NDArray[np.integer]) -> list[int]:

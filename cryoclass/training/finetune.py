@@ -13,9 +13,9 @@ from cryoclass.errors import UsageError
 from cryoclass.labels import Labelled
 from cryoclass.metrics import Metrics, evaluate
 from cryoclass.settings import Preparation, Recipe, Start, Training
-from cryoclass.subtomograms import Source, mean_of
+from cryoclass.sources import Source, mean_of
 from cryoclass.training.frozen import HEAD_ALONE
-from cryoclass.training.loop import Examples, History, Run, fit
+from cryoclass.training.loop import History, LabelledBoxes, Run, fit
 from cryoclass.training.recipes import recipe as named_recipe
 from cryoclass.training.splits import Assignment
 from cryoclass.volumes.contrast import measure_contrast
@@ -80,7 +80,7 @@ def finetune(
     source
         Their boxes, in the same order.
     assignment
-        Their parts, from :func:`cryoclass.training.splits.assign`.
+        Their parts, from :func:`cryoclass.training.splits.assign_parts`.
     recipe
         From :func:`choose_recipe`.
     start
@@ -108,7 +108,7 @@ def finetune(
     )
     if start.legacy_shortcut:
         detach_shortcuts(classifier.backbone)
-    examples = Examples(
+    examples = LabelledBoxes(
         source=source, labels=labelled.labels, parts=assignment.parts, classes=labelled.classes
     )
     run = replace(run, facts={**run.facts, **start.to_dict()})

@@ -27,7 +27,7 @@ class Embedded:
     Parameters
     ----------
     rows, skipped
-        As :class:`cryoclass.training.boxes.Boxes`.
+        As :class:`cryoclass.training.boxes.KeptBoxes`.
     stack
         Standardised embedding of each particle, (n, E) float32, on the CPU.
     mean, std

@@ -21,9 +21,9 @@ from cryoclass.metrics import evaluate
 from cryoclass.preparation import Preparer
 from cryoclass.progress import Track, silent
 from cryoclass.settings import Recipe
-from cryoclass.subtomograms import Source
+from cryoclass.sources import Source
 from cryoclass.training.augmentation import draw, resample
-from cryoclass.training.boxes import Boxes, read_boxes
+from cryoclass.training.boxes import KeptBoxes, read_boxes
 from cryoclass.training.checkpoint import load_checkpoint, save_checkpoint
 from cryoclass.training.frozen import Embedded, fit_head, in_natural_units, standardise
 from cryoclass.training.recipes import learning_rate
@@ -33,7 +33,7 @@ KEYS = {"classifier", "optimizer", "records", "best"}  # of a checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
-class Examples:
+class LabelledBoxes:
     """Particles with known classes.
 
     Parameters
@@ -144,7 +144,7 @@ class _Bench:
 
     classifier: Classifier
     preparer: Preparer
-    boxes: Boxes | Embedded
+    boxes: KeptBoxes | Embedded
     targets: Tensor
     labels: NDArray[np.integer]
     classes: tuple[str, ...]
@@ -168,7 +168,7 @@ class _Progress:
         return max(map(_rank, self.records), default=(0.0, -math.inf))
 
 
-def fit(classifier: Classifier, examples: Examples, recipe: Recipe, run: Run) -> History:
+def fit(classifier: Classifier, examples: LabelledBoxes, recipe: Recipe, run: Run) -> History:
     """Train ``classifier`` in place; it ends with the weights of the epoch with the best validation AUC, or the last.
 
     Every epoch is seeded on its own, by ``run.seed`` and its number, so that a resumed run needs no old generators.
@@ -269,7 +269,7 @@ def _optimizer(classifier: Classifier, recipe: Recipe, freeze: bool) -> torch.op
     return torch.optim.AdamW(trainable, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
 
 
-def _embedded(bench: _Bench, boxes: Boxes, train: NDArray[np.int64]) -> Embedded:
+def _embedded(bench: _Bench, boxes: KeptBoxes, train: NDArray[np.int64]) -> Embedded:
     """Return what the backbone says of every particle, in units that suit a head."""
     embedding = _embed(bench)
     if bench.classifier.backbone.natural_units:
@@ -422,7 +422,7 @@ def _check_finite(loss: float, probabilities: NDArray[np.float32], epoch: int, r
         )
 
 
-def _check_enough(examples: Examples, boxes: Boxes) -> None:
+def _check_enough(examples: LabelledBoxes, boxes: KeptBoxes) -> None:
     """Hold that unreadable particles have left every class something to train on, and something to validate."""
     labels, parts = examples.labels[boxes.rows], examples.parts[boxes.rows]
     wanted = set(examples.labels[examples.parts == "train"]) - {-1}
@@ -441,7 +441,7 @@ def _check_enough(examples: Examples, boxes: Boxes) -> None:
 
 
 def _settings(
-    classifier: Classifier, examples: Examples, boxes: Boxes, recipe: Recipe, run: Run
+    classifier: Classifier, examples: LabelledBoxes, boxes: KeptBoxes, recipe: Recipe, run: Run
 ) -> dict[str, str]:
     """Return what must be the same for a run to be resumed, in words."""
     particles = hashlib.sha256(boxes.rows.tobytes())

@@ -59,7 +59,7 @@ class _Labelled:
         return len(self.fractions)
 
 
-def assign(
+def assign_parts(
     labels: Integers,
     tomograms: Sequence[str],
     settings: Split,

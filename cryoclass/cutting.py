@@ -1,0 +1,197 @@
+"""Boxes out of tomograms: where each is cut, and what is made of it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from cryoclass.errors import ParticleError, VolumeError
+from cryoclass.particles import Particles
+from cryoclass.settings import Extraction
+from cryoclass.star.dialects import Frame
+from cryoclass.star.frames import Geometry, affine, xyz_to_zyx
+from cryoclass.tomograms import Tomogram
+from cryoclass.volumes.crop import crop, overlap
+from cryoclass.volumes.mrc import Volume, check_finite
+from cryoclass.volumes.normalise import normalise
+from cryoclass.volumes.pixels import agree
+from cryoclass.volumes.rescale import RescalePlan, apply_rescale, plan_rescale
+
+FAR_OUTSIDE = 2**40  # voxels; nonsense coordinates must stay whole numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where the boxes of one tomogram are cut.
+
+    Attributes
+    ----------
+    rows
+        Row numbers (m,).
+    positions
+        Where the particles are (m, 3) x, y, z: 0-based voxel indices with fraction.
+    centres
+        Voxels (m, 3) x, y, z that become the box centres.
+    geometry
+        Sizes of the tomogram.
+    plan
+        Which cube to cut and what to make of it.
+    """
+
+    tomogram: Tomogram
+    rows: np.ndarray
+    positions: np.ndarray
+    centres: np.ndarray
+    geometry: Geometry
+    plan: RescalePlan
+
+
+class TomogramSource:
+    """Boxes cut from tomograms on the fly, exactly as ``extract`` writes them.
+
+    Parameters
+    ----------
+    particles
+        A table with coordinates.
+    tomograms
+        Volumes by tomogram name; particles of other tomograms cannot be read.
+    settings
+        How to cut.
+    tomogram_angpix
+        Voxel size of the tomograms in angstroms, where the headers are wrong.
+
+    Raises
+    ------
+    ParticleError
+        Tomograms of different pixel sizes and no ``settings.angpix``, or a size that the coordinates need is unknown.
+    """
+
+    def __init__(
+        self,
+        particles: Particles,
+        tomograms: Mapping[str, Tomogram],
+        settings: Extraction,
+        tomogram_angpix: float | None = None,
+    ) -> None:
+        self.particles, self.settings = particles, settings
+        self.placements = list(placements_of(particles, tomograms, settings, tomogram_angpix))
+        self.angpix = _common_angpix(self.placements)
+        self.box = settings.box
+        self.order = np.concatenate([p.rows for p in self.placements])
+
+    def __len__(self) -> int:
+        return len(self.particles)
+
+    def read(self, index: int) -> np.ndarray:
+        """Return the box of one row, ``[z, y, x]`` float32; see :class:`Source`."""
+        if index not in self._where:
+            raise VolumeError(f"tomogram {self.particles.tomograms[index]} has no volume.")
+        placement, position = self._where[index]
+        z, y, x = xyz_to_zyx(placement.centres[position]).tolist()
+        volume = placement.tomogram.open()
+        how = overlap(volume.data.shape, (z, y, x), placement.plan.cut)
+        if how == "outside" or (how == "partial" and self.settings.edge == "skip"):
+            words = "lies outside" if how == "outside" else "sticks out of"
+            raise VolumeError(f"the box at x={x} y={y} z={z} {words} the tomogram {_size_words(volume)}.")
+        bright = placement.tomogram.is_bright(self.particles.dialect)
+        return finish_box(
+            crop(volume.data, (z, y, x), placement.plan.cut), placement.plan, self.settings, bright=bright
+        )
+
+    @cached_property
+    def _where(self) -> dict[int, tuple[Placement, int]]:
+        return {int(row): (p, position) for p in self.placements for position, row in enumerate(p.rows)}
+
+
+def finish_box(cut: np.ndarray, plan: RescalePlan, settings: Extraction, *, bright: bool) -> np.ndarray:
+    """Turn a plain crop into a subtomogram: rescale, normalise, then invert, in RELION's order.
+
+    Parameters
+    ----------
+    cut
+        ``[z, y, x]`` float32 cube of ``plan.cut`` pixels a side.
+    plan, settings
+        How to rescale and what else to do.
+    bright
+        Whether particles are brighter than the background in the tomogram; decides ``--invert auto``.
+
+    Raises
+    ------
+    VolumeError
+        The box holds NaN or is constant.
+    """
+    check_finite(cut, Path("the box"))
+    if cut.min() == cut.max():
+        raise VolumeError(f"the box is constant: every voxel is {cut.flat[0]:g}.")
+    box = apply_rescale(cut, plan)
+    if settings.norm:
+        box = normalise(box, settings.background_radius)
+    invert = settings.invert == "yes" or (settings.invert == "auto" and not bright)
+    return np.ascontiguousarray(-box if invert else box)
+
+
+def placements_of(
+    particles: Particles,
+    tomograms: Mapping[str, Tomogram],
+    settings: Extraction,
+    tomogram_angpix: float | None = None,
+) -> Iterable[Placement]:
+    """Yield where to cut, tomogram by tomogram, in the order of the file."""
+    coordinates, frame = particles.coordinates, coordinate_frame(particles, settings)
+    rows_of = _rows_by_name(particles.tomograms)
+    for name, tomogram in tomograms.items():
+        rows = rows_of[name]
+        geometry = _geometry(tomogram, particles, rows, tomogram_angpix)
+        pixel = settings.coords_angpix or (None if particles.angpix is None else particles.angpix[rows])
+        positions = affine(frame, geometry, pixel).voxel(coordinates[rows])
+        if settings.shifts and particles.origins is not None:
+            positions = positions - particles.origins[rows] / geometry.angpix
+        rounded = np.trunc(positions) if settings.relion_rounding else np.floor(positions + 0.5)
+        yield Placement(
+            tomogram=tomogram,
+            rows=rows,
+            positions=positions,
+            centres=np.clip(rounded, -FAR_OUTSIDE, FAR_OUTSIDE).astype(np.int64),
+            geometry=geometry,
+            plan=plan_rescale(settings.box, geometry.angpix, settings.angpix or geometry.angpix),
+        )
+
+
+def _rows_by_name(names: Sequence[str]) -> dict[str, np.ndarray]:
+    distinct, codes = np.unique(np.array(names), return_inverse=True)
+    order, ends = np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))
+    return dict(zip(distinct.tolist(), np.split(order, ends[:-1]), strict=True))
+
+
+def _geometry(tomogram: Tomogram, particles: Particles, rows: np.ndarray, angpix: float | None) -> Geometry:
+    """Return the tomogram's sizes; what it does not know of its tilt series may stand with the particles."""
+    geometry = tomogram.geometry(angpix)
+    if geometry.tilt_series_angpix is not None or particles.tilt_series_angpix is None:
+        return geometry
+    return replace(geometry, tilt_series_angpix=float(particles.tilt_series_angpix[rows[0]]))
+
+
+def coordinate_frame(particles: Particles, settings: Extraction) -> Frame:
+    """Return what the coordinates count: what the user says (``--coords-angpix``), else what the file is."""
+    frame = particles.dialect.frame
+    if settings.coords_angpix is not None or frame is None:
+        return Frame.IMAGE_PIXELS
+    return frame
+
+
+def _common_angpix(placements: list[Placement]) -> float:
+    sizes = {p.tomogram.name: p.plan.angpix for p in placements}
+    small, large = min(sizes, key=lambda name: sizes[name]), max(sizes, key=lambda name: sizes[name])
+    if not agree(sizes[small], sizes[large]):
+        raise ParticleError(
+            f"the tomograms have different pixel sizes: {small} {sizes[small]:g} A, {large} {sizes[large]:g} A.",
+            "Give --angpix, so that all boxes get the same.",
+        )
+    return sizes[small]
+
+
+def _size_words(volume: Volume) -> str:
+    z, y, x = volume.data.shape
+    return f"{volume.path.name} ({x} x {y} x {z})"

@@ -1,0 +1,135 @@
+"""Boxes in files that a table names: one volume each, or a stack of volumes."""
+
+from pathlib import Path
+
+import numpy as np
+
+from cryoclass.errors import ParticleError, VolumeError
+from cryoclass.particles import Particles
+from cryoclass.star.names import resolve
+from cryoclass.volumes.mrc import Volume, check_finite, open_volume
+from cryoclass.volumes.pixels import agree
+
+_REEXTRACT = (
+    "Extract again with 3D volumes (RELION 5: 'Write output as 2D stacks? No'; WarpTools: --3d), or cut them from "
+    "the tomograms: cryoclass extract, or --tomograms."
+)
+
+
+class FileSource:
+    """Boxes from the files that ``rlnImageName`` names: one volume each, or ``n@stack`` of a volume stack.
+
+    Parameters
+    ----------
+    particles
+        A table with images.
+    angpix
+        Pixel size in angstroms, where the user says it; else the STAR file's, else the first header's.
+
+    Raises
+    ------
+    ParticleError
+        The images are 2D stacks, none of them can be read, or pixel sizes are mixed or unknown.
+    """
+
+    def __init__(self, particles: Particles, angpix: float | None = None) -> None:
+        if particles.dialect.stacks_2d:
+            raise ParticleError(
+                f"{particles.path}: its images are 2D stacks ({particles.dialect.name}), no volumes.",
+                _REEXTRACT,
+            )
+        self.particles = particles
+        self.images = particles.images
+        self.order = np.arange(len(particles))
+        first, header_angpix = self._first_readable()
+        self.box = first.shape[0]
+        self.angpix = _file_angpix(particles, header_angpix, angpix)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, index: int) -> np.ndarray:
+        """Return the box of one row, ``[z, y, x]`` float32; see :class:`Source`."""
+        data = self._open(index)[0]
+        if data.shape[0] != self.box:
+            raise VolumeError(
+                f"{self.images[index]} has a box of {data.shape[0]}, the others have {self.box} pixels."
+            )
+        voxels = np.array(data, dtype=np.float32)
+        check_finite(voxels, Path(self.images[index]))
+        if voxels.min() == voxels.max():
+            raise VolumeError(f"{self.images[index]} is constant: every voxel is {voxels.flat[0]:g}.")
+        return voxels
+
+    def _open(self, index: int) -> tuple[np.ndarray, float | None]:
+        number, _, name = self.images[index].rpartition("@")
+        path = resolve(name, self.particles.path)
+        if path is None:
+            raise VolumeError(f"{name}: no such volume.")
+        volume = open_volume(path)
+        return _one_box(volume, int(number) if number.isdigit() else None), volume.angpix
+
+    def _first_readable(self) -> tuple[np.ndarray, float | None]:
+        problem: VolumeError | None = None
+        for index in range(len(self)):
+            try:
+                return self._open(index)
+            except VolumeError as error:
+                problem = problem or error
+        assert problem is not None  # an empty table was refused when it was read  # noqa: S101
+        raise ParticleError(
+            f"{self.particles.path}: none of its {len(self)} images can be read; the first: {problem}",
+            problem.hint
+            or "Image paths are tried from the current folder, the STAR file's folder and its parents.",
+        )
+
+
+def _one_box(volume: Volume, number: int | None) -> np.ndarray:
+    data = volume.data
+    if data.ndim == 4:
+        if number is None or not 1 <= number <= len(data):
+            raise VolumeError(
+                f"{volume.path} is a stack of {len(data)} volumes; its images are 1@ to {len(data)}@."
+            )
+        data = data[number - 1]
+    elif number is not None:
+        raise VolumeError(f"{number}@{volume.path} is one section of a volume, no box.", _REEXTRACT)
+    z, y, x = data.shape
+    if z == y == x:
+        return data
+    if y in (z, z // 2) and x == y // 2 + 1:
+        raise VolumeError(f"{volume.path} is a CTF or weights volume (half a Fourier transform), no density.")
+    if z == 1:
+        raise VolumeError(f"{volume.path} is a 2D image.", _REEXTRACT)
+    raise VolumeError(f"{volume.path} is {x} x {y} x {z} voxels; a subtomogram is a cube.")
+
+
+def _file_angpix(particles: Particles, header: float | None, asked: float | None) -> float:
+    """Return the pixel size of the files: as asked, else what STAR file and headers agree on."""
+    if asked is not None:
+        return asked
+    stated = _stated_angpix(particles)
+    if stated and header and not agree(stated, header):
+        raise ParticleError(
+            f"{particles.path} says {stated:g} A per pixel, but its volumes' headers {header:g} A.",
+            "Say which is right with --angpix.",
+        )
+    known = stated or header
+    if known is None:
+        raise ParticleError(
+            f"{particles.path}: the pixel size stands neither in the STAR file nor in the volumes.",
+            "Give --angpix.",
+        )
+    return known
+
+
+def _stated_angpix(particles: Particles) -> float | None:
+    if particles.angpix is None:
+        return None
+    smallest, largest = float(particles.angpix.min()), float(particles.angpix.max())
+    if not agree(smallest, largest):
+        raise ParticleError(
+            f"{particles.path}: its images have pixel sizes from {smallest:g} to {largest:g} A.",
+            "Extract them again with one --angpix.",
+        )
+    return smallest
