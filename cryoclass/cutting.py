@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cryoclass.errors import ParticleError, VolumeError
+from cryoclass.files import digest, stamp
 from cryoclass.particles import Particles
 from cryoclass.settings import Extraction
 from cryoclass.star.dialects import Frame
@@ -99,6 +100,14 @@ class TomogramSource:
         return finish_box(
             crop(volume.data, (z, y, x), placement.plan.cut), placement.plan, self.settings, bright=bright
         )
+
+    def fingerprint(self) -> str:
+        """Return what the boxes are; see :class:`cryoclass.sources.Source`: where each is cut, how, and out of what."""
+        places = [
+            (p.rows.tobytes(), p.centres.tobytes(), p.plan, *(stamp(path) for path in p.tomogram.paths))
+            for p in self.placements
+        ]
+        return digest("crops", len(self), self.settings, *places)
 
     @cached_property
     def _where(self) -> dict[int, tuple[Placement, int]]:

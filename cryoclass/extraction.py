@@ -1,20 +1,18 @@
 """From coordinates to one ``.mrc`` per particle and a STAR file that RELION and Warp read."""
 
-import itertools
 import re
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from cryoclass.cutting import TomogramSource, coordinate_frame
-from cryoclass.errors import ParticleError, VolumeError
+from cryoclass.errors import ParticleError
 from cryoclass.particles import Particles
 from cryoclass.progress import Track, silent
 from cryoclass.results import Skipped, write_skipped
+from cryoclass.sources import read_many
 from cryoclass.star.dialects import CENTRED, ORIGINS, PIXELS, Frame
 from cryoclass.star.document import StarFile
 from cryoclass.star.frames import affine, origins_in_subtomogram
@@ -61,7 +59,7 @@ class Extracted:
     angpix: float
 
 
-def extract(source: TomogramSource, outdir: Path, jobs: int = 1, track: Track = silent) -> Extracted:
+def extract(source: TomogramSource, outdir: Path, workers: int = 1, track: Track = silent) -> Extracted:
     """Cut every particle and write it.
 
     A particle that cannot be cut is listed in ``skipped.csv`` with its reason; the rest goes on.
@@ -72,8 +70,8 @@ def extract(source: TomogramSource, outdir: Path, jobs: int = 1, track: Track = 
         The particles and how to cut them.
     outdir
         Receives ``Subtomograms/<tomogram>/<tomogram>_000001.mrc``, ``skipped.csv`` and, last, ``particles.star``.
-    jobs
-        Threads.
+    workers
+        Threads that cut and write.
     track
         Sees each particle.
 
@@ -89,10 +87,11 @@ def extract(source: TomogramSource, outdir: Path, jobs: int = 1, track: Track = 
     skipped = [_without_volume(particles, row) for row in sorted(set(range(len(particles))) - set(paths))]
     sample: dict[str, list[tuple[int, np.ndarray]]] = {}
     total = np.zeros((source.box,) * 3)
-    for row, box in track(_cut_all(source, paths, jobs), "extracting", len(paths)):
+    boxes = read_many(_Written(source, paths), source.order.tolist(), workers)
+    for row, box in track(boxes, "extracting", len(paths)):
         tomogram = particles.tomograms[row]
-        if isinstance(box, VolumeError):
-            skipped.append(Skipped(row=row, tomogram=tomogram, reason=str(box)))
+        if isinstance(box, str):
+            skipped.append(Skipped(row=row, tomogram=tomogram, reason=box))
             continue
         written[row] = paths[row]
         total += box
@@ -172,26 +171,25 @@ def safe_name(name: str) -> str:
     return re.sub(r"[^\w.+-]", "_", name) or "tomogram"
 
 
-def _cut_all(
-    source: TomogramSource, paths: dict[int, Path], jobs: int
-) -> Iterator[tuple[int, np.ndarray | VolumeError]]:
-    """Cut and write in threads, two particles ahead for each, in the order that reads fastest."""
+class _Written:
+    """Boxes of a source that are written to their files as they are read, in the threads that read them."""
 
-    def cut(row: int) -> tuple[int, np.ndarray | VolumeError]:
-        try:
-            box = source.read(row)
-            write_volume(paths[row], box, source.angpix, source.settings.dtype)
-        except VolumeError as error:
-            return row, error
-        return row, box
+    def __init__(self, source: TomogramSource, paths: dict[int, Path]) -> None:
+        self.source, self.paths = source, paths
+        self.box, self.angpix, self.order = source.box, source.angpix, source.order
 
-    rows = iter([row for row in source.order.tolist() if row in paths])
-    with ThreadPoolExecutor(jobs) as pool:
-        waiting = deque(pool.submit(cut, row) for row in itertools.islice(rows, 2 * jobs))
-        while waiting:
-            result = waiting.popleft().result()
-            waiting.extend(pool.submit(cut, row) for row in itertools.islice(rows, 1))
-            yield result
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, index: int) -> np.ndarray:
+        """Return the box of one row, ``[z, y, x]`` float32; see :class:`cryoclass.sources.Source`."""
+        box = self.source.read(index)
+        write_volume(self.paths[index], box, self.angpix, self.source.settings.dtype)
+        return box
+
+    def fingerprint(self) -> str:
+        """Return what the boxes are; see :class:`cryoclass.sources.Source`."""
+        return self.source.fingerprint()
 
 
 def _without_volume(particles: Particles, row: int) -> Skipped:

@@ -1,7 +1,9 @@
 """Writing files so that nobody ever sees half of one."""
 
 import errno
+import hashlib
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +47,40 @@ def write_text(path: Path, text: str) -> None:
         temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as out,
     ):
         out.write(text)
+
+
+def same_file_at(path: Path, other: Path) -> None:
+    """Let a file lie at another path too: as one file under two names where the disk can do that, else as a copy.
+
+    Raises
+    ------
+    OutputError
+        The other path cannot be written.
+    """
+    with replacing(other) as temporary:
+        try:
+            temporary.unlink()
+            temporary.hardlink_to(path)
+        except OSError:  # such as a network disk, or Windows' shares
+            shutil.copyfile(path, temporary)
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """Return size in bytes and time of the last change in nanoseconds; zeros for a file that is not there."""
+    try:
+        facts = path.stat()
+    except OSError:
+        return (0, 0)
+    return (facts.st_size, facts.st_mtime_ns)
+
+
+def digest(*parts: object) -> str:
+    """Return the sha256 of values, each as Python writes it, or of the bytes where it is bytes."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part if isinstance(part, bytes) else repr(part).encode("utf-8", "surrogateescape"))
+        found.update(b"\0")
+    return found.hexdigest()
 
 
 def output_error(error: OSError, path: Path) -> OutputError:

@@ -1,9 +1,10 @@
-"""How long work reports its progress without knowing about terminals.
+"""How long work says what it does without knowing about terminals.
 
-A function with a long loop takes a :class:`Track` and iterates through it. The command line passes one that draws;
-everybody else gets :func:`silent`.
+A function with a long loop takes a :class:`Track` and iterates through it; a job takes a :class:`Listener`. The command line
+passes ones that draw and print; everybody else gets :func:`silent` and a listener that writes to Python's log.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
@@ -33,3 +34,30 @@ def silent(
 ) -> Iterator[T]:
     """Yield ``items`` and tell nobody."""
     yield from items
+
+
+_log = logging.getLogger("cryoclass")
+
+
+class Listener:
+    """Hears what a job says while it works; this one writes it to Python's log, where anybody may listen."""
+
+    @property
+    def track(self) -> Track:
+        """What long loops are passed through."""
+        return silent
+
+    def note(self, line: str) -> None:
+        """Hear what was understood and what is being done."""
+        _log.info(line)
+
+    def warn(self, line: str) -> None:
+        """Hear of something that is worth a look."""
+        _log.warning(line)
+
+    def tell(self, event: object) -> None:
+        """Hear of an event, such as the record of an epoch or a finding; what kinds there are, the jobs say."""
+        _log.info("%s", event)
+
+
+TO_LOG = Listener()

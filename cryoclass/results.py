@@ -3,20 +3,20 @@
 import csv
 import io
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
 
 from cryoclass.files import write_text
 from cryoclass.metrics import Metrics
+from cryoclass.outputs import Outputs, Status
 from cryoclass.particles import Particles
 from cryoclass.star.optimisation import read_set, write_set
 from cryoclass.star.tables import write_tables
-
-UNSURE = "unsure"
-UNREADABLE = "unreadable"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,14 @@ class Skipped:
     row: int
     tomogram: str
     reason: str
+
+
+def left_out(table: Particles, outputs: Outputs) -> list[Skipped]:
+    """Return the particles that are unreadable, with the reasons."""
+    return [
+        Skipped(row=row, tomogram=table.tomograms[row], reason=outputs.reasons[row])
+        for row in np.flatnonzero(outputs.status == Status.UNREADABLE).tolist()
+    ]
 
 
 def write_skipped(path: Path, particles: Particles, skipped: Sequence[Skipped]) -> None:
@@ -38,43 +46,83 @@ def write_skipped(path: Path, particles: Particles, skipped: Sequence[Skipped]) 
     write_text(path, out.getvalue())
 
 
-def decide(probabilities: np.ndarray, min_probability: float = 0.0) -> np.ndarray:
-    """Return the class of each particle (n,), from 0; -1 where less probable than asked, or unreadable (all zeros)."""
-    sure = probabilities.max(axis=1) >= max(min_probability, float(np.finfo(np.float32).tiny))
-    return np.where(sure, probabilities.argmax(axis=1), -1)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Decisions:
+    """What is said of each row of a table.
 
-
-def prediction_columns(
-    probabilities: np.ndarray, assigned: np.ndarray, classes: Sequence[str], unreadable: Collection[int] = ()
-) -> dict[str, list[str]]:
-    """Return the columns that predictions add to a table.
-
-    ``rlnClassNumber`` counts from 1 as RELION does; 0 means unsure or unreadable. ``rlnMaxValueProbDistribution`` is
-    the highest probability, ``cryoclassClassName`` the class in words (blanks become ``_``),
-    ``cryoclassProbability1`` ... one column per class, numbered as in ``classes.star``.
-
-    Parameters
+    Attributes
     ----------
     probabilities
-        (n, K), in the order of the table.
-    assigned
-        Class of each particle (n,) from 0, -1 for none.
+        (n, K) float32; zeros where the row is not done.
     classes
-        Names.
-    unreadable
-        Rows that had no usable box.
+        The class (n,), from 0; -1 for none.
+    status
+        In words (n,): ``done``, ``unsure`` (less probable than asked), ``unreadable``, ``not asked for``, ``not yet done``.
     """
-    words = ["_".join(name.split()) for name in classes]  # Warp splits a row at every blank
-    names = np.array([*words, UNSURE], dtype=object)[assigned]
-    names[list(unreadable)] = UNREADABLE
+
+    probabilities: NDArray[np.float32]
+    classes: NDArray[np.int64]
+    status: NDArray[np.str_]
+
+    @property
+    def done(self) -> NDArray[np.int64]:
+        """Rows that the network has spoken of, sure or not."""
+        return np.flatnonzero((self.status == DONE) | (self.status == UNSURE))
+
+
+DONE, UNSURE, UNREADABLE = "done", "unsure", "unreadable"
+_WORDS = {
+    Status.NOT_YET: "not yet done",
+    Status.DONE: DONE,
+    Status.UNREADABLE: UNREADABLE,
+    Status.NOT_ASKED: "not asked for",
+}
+
+
+def decide(outputs: Outputs, min_probability: float = 0.0) -> Decisions:
+    """Give each row that is done its most probable class, where that is probable enough."""
+    probabilities = np.zeros(outputs["logits"].shape, np.float32)
+    done = outputs.done
+    probabilities[done] = softmax(outputs["logits"][done], axis=1)
+    return _decisions(probabilities, outputs.status, min_probability)
+
+
+def decide_all(probabilities: NDArray[np.float32]) -> Decisions:
+    """Give each of some rows (n, K), all of them done, its most probable class."""
+    return _decisions(probabilities, np.full(len(probabilities), Status.DONE, np.uint8), 0.0)
+
+
+def _decisions(
+    probabilities: NDArray[np.float32], codes: NDArray[np.uint8], min_probability: float
+) -> Decisions:
+    status = np.array([_WORDS[Status(code)] for code in range(len(_WORDS))])[codes]
+    status[(status == DONE) & (probabilities.max(axis=1) < min_probability)] = UNSURE
+    classes = np.where(status == DONE, probabilities.argmax(axis=1), -1)
+    return Decisions(probabilities=probabilities, classes=classes, status=status)
+
+
+def prediction_columns(decisions: Decisions, classes: Sequence[str]) -> dict[str, list[str]]:
+    """Return the columns that predictions add to a table.
+
+    ``rlnClassNumber`` counts from 1 as RELION does; 0 means no class. ``rlnMaxValueProbDistribution`` is the highest
+    probability, ``cryoclassClassName`` the class in words (blanks become ``_``), or the status of a row that has none,
+    ``cryoclassProbability1`` ... one column per class, numbered as in ``classes.star``.
+    """
+    words = np.array([_one_word(name) for name in classes], dtype=object)
+    status = np.array([_one_word(name) for name in decisions.status], dtype=object)
+    names = np.where(decisions.classes >= 0, words[decisions.classes], status)
     columns = {
-        "rlnClassNumber": [str(number) for number in (assigned + 1).tolist()],
-        "rlnMaxValueProbDistribution": _decimals(probabilities.max(axis=1)),
+        "rlnClassNumber": [str(number) for number in (decisions.classes + 1).tolist()],
+        "rlnMaxValueProbDistribution": _decimals(decisions.probabilities.max(axis=1)),
         "cryoclassClassName": names.tolist(),
     }
-    for number, values in enumerate(probabilities.T, 1):
+    for number, values in enumerate(decisions.probabilities.T, 1):
         columns[f"cryoclassProbability{number}"] = _decimals(values)
     return columns
+
+
+def _one_word(name: str) -> str:
+    return "_".join(name.split())  # Warp splits a row at every blank
 
 
 def write_metrics(path: Path, metrics: Mapping[str, Metrics]) -> None:
@@ -100,16 +148,22 @@ def remove_earlier(outdir: Path) -> None:
         old.unlink(missing_ok=True)
 
 
-def write_split(outdir: Path, table: Particles, assigned: np.ndarray, classes: Sequence[str]) -> list[Path]:
-    """Write one STAR file per class that has particles, and one for those of no class; all keep every other block."""
+def write_split(outdir: Path, table: Particles, decisions: Decisions, classes: Sequence[str]) -> list[Path]:
+    """Write one STAR file per class that has particles, and one per reason for having none; all keep every other block."""
+    parts = {
+        f"class{number + 1:03d}_{_file_name(name)}": decisions.classes == number
+        for number, name in enumerate(classes)
+    }
+    parts |= {
+        f"class000_{_one_word(status)}": decisions.status == status
+        for status in np.unique(decisions.status).tolist()
+        if status != DONE
+    }
     written = []
-    for number in [*range(len(classes)), -1]:
-        rows = np.flatnonzero(assigned == number)
-        if not len(rows):
-            continue
-        name = f"class{number + 1:03d}_{_file_name(classes[number])}" if number >= 0 else f"class000_{UNSURE}"
-        written.append(outdir / f"{name}.star")
-        table.select(rows.tolist()).star.write(written[-1])
+    for name, chosen in parts.items():
+        if chosen.any():
+            written.append(outdir / f"{name}.star")
+            table.select(np.flatnonzero(chosen).tolist()).star.write(written[-1])
     return written
 
 

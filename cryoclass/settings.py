@@ -5,9 +5,10 @@ A setting travels as the frozen object it lives in. The command line builds its 
 """
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
 from cryoclass.errors import UsageError
 
@@ -29,6 +30,8 @@ class Option:
         Names on the command line; the default is the field's name in kebab case.
     minimum, maximum
         Inclusive limits, held by :meth:`Settings.__post_init__`; ``above`` is an exclusive lower limit.
+    argument
+        Whether it is typed without a name, behind the command.
     """
 
     help: str
@@ -37,6 +40,7 @@ class Option:
     minimum: float | None = None
     above: float | None = None
     maximum: float | None = None
+    argument: bool = False
 
 
 def setting(default: Any = dataclasses.MISSING, **option: Any) -> Any:
@@ -54,6 +58,8 @@ class Settings:
         for field in dataclasses.fields(self):
             option, value = field.metadata.get("option"), getattr(self, field.name)
             if option is not None and value is not None:
+                choices = _choices(type(self)).get(field.name)  # type: ignore[arg-type]
+                _check_choice(_flag(field.name, option), value, choices)
                 _check_limits(_flag(field.name, option), value, option)
 
     def replace(self, **changes: Any) -> Self:
@@ -66,13 +72,30 @@ class Settings:
 
 
 def _flag(name: str, option: Option) -> str:
+    if option.argument:
+        return option.unit
     return option.flags[0] if option.flags else "--" + name.replace("_", "-")
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+@functools.cache
+def _choices(group: Any) -> dict[str, tuple[str, ...]]:
+    """Return the words that fields of a few words can take."""
+    kinds = {name: (hint, *get_args(hint)) for name, hint in get_type_hints(group).items()}
+    words = {name: [kind for kind in some if get_origin(kind) is Literal] for name, some in kinds.items()}
+    return {name: get_args(found[0]) for name, found in words.items() if found}
+
+
+def _check_choice(flag: str, value: Any, choices: tuple[str, ...] | None) -> None:
+    if choices is not None and value not in choices:
+        raise UsageError(f"{flag} is {value}; it must be one of {', '.join(choices)}.")
 
 
 def _check_limits(flag: str, value: Any, option: Option) -> None:
@@ -94,6 +117,87 @@ def _check_order(flag: str, limits: tuple[float, float]) -> None:
             f"{flag} is {least:g} {most:g}; the smaller number comes first.",
             f"Use {flag} {most:g} {least:g}.",
         )
+
+
+# ---------------------------------------------------------------------------------------------- all jobs
+
+
+def outdir_setting(default: str) -> Any:
+    """Declare the folder that a job writes to."""
+    return setting(Path(default), flags=("--outdir", "-o", "--o"), unit="dir", help="Folder for the results.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(Settings):
+    """What a job is asked for: its own fields, and groups of settings as fields of their own."""
+
+    panel: ClassVar[str] = "Options"
+
+    overwrite: bool = setting(False, flags=("--overwrite",), help="Replace the results of a finished run.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkRequest(Request):
+    """A job that takes a while."""
+
+    num_workers: int | None = setting(
+        None,
+        flags=("--num-workers", "-j", "--j"),
+        unit="n",
+        help="Cores to use: threads that read and write, and that compute on a CPU; all there are where left out.",
+        minimum=1,
+    )
+
+
+PARTICLES_HELP = "STAR file; particles.star in the current folder where left out."
+
+
+def particles_setting() -> Any:
+    """Declare the table that a job reads."""
+    return setting(None, argument=True, unit="particles", help=PARTICLES_HELP)
+
+
+def device_setting() -> Any:
+    """Declare where to compute."""
+    return setting("auto", unit="name", help="Where to compute: auto, cpu, cuda or cuda:1.")
+
+
+def label_column_setting() -> Any:
+    """Declare the column that holds labels."""
+    return setting(None, unit="column", help="Column with the labels; cryoclassLabel, else rlnClassNumber.")
+
+
+def resume_setting() -> Any:
+    """Declare whether an interrupted run goes on."""
+    return setting(False, flags=("--resume",), help="Go on where an interrupted run in --outdir stopped.")
+
+
+def box_to_cut_setting() -> Any:
+    """Declare the box of crops on the fly."""
+    return setting(None, unit="pixels", minimum=4, help="With --tomograms: side of the boxes to cut.")
+
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelChoice(Settings):
+    """A trained model: a model folder or an exported file."""
+
+    panel: ClassVar[str] = "Options"
+
+    model: Path | None = setting(None, unit="dir", help="Model folder written by finetune.")
+    onnx: Path | None = setting(None, unit="file", help="Model written by export.")
+    rescale: bool = setting(
+        False,
+        flags=("--rescale",),
+        help="Bring boxes to the model's pixel size and box where they differ.",
+    )
+
+    @property
+    def given(self) -> bool:
+        """Whether there is one."""
+        return self.model is not None or self.onnx is not None
 
 
 # ---------------------------------------------------------------------------------------------- extract

@@ -1,11 +1,21 @@
 """Voxels by row number, whatever they come from: the protocol, the ways to combine, and the one loop that reads many."""
 
-from collections.abc import Sequence
+import hashlib
+import itertools
+import math
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 
 from cryoclass.errors import ParticleError, VolumeError
+from cryoclass.files import digest
+from cryoclass.volumes.contrast import Contrast, measure_contrast
 from cryoclass.volumes.crop import crop
 from cryoclass.volumes.pixels import agree
 from cryoclass.volumes.rescale import apply_rescale, plan_rescale
@@ -42,6 +52,152 @@ class Source(Protocol):
         """
         ...
 
+    def fingerprint(self) -> str:
+        """Return what the boxes are, as far as that can be known without reading voxels: other boxes, another text."""
+        ...
+
+
+# ------------------------------------------------------------------------------------------- reading many
+
+Read = tuple[int, np.ndarray | str]
+"""A row number with its box ``[z, y, x]`` float32, or with the reason why it has none."""
+
+
+def read_many(
+    source: Source, rows: Iterable[int], workers: int = 1, ahead: int | None = None
+) -> Iterator[Read]:
+    """Read boxes in threads, in the order of ``rows``; bad ones come with a reason instead of voxels.
+
+    Parameters
+    ----------
+    source
+        Where the boxes come from.
+    rows
+        Row numbers.
+    workers
+        Threads that read.
+    ahead
+        Boxes that may be read before they are asked for; two for each thread where left out.
+    """
+
+    def read(row: int) -> Read:
+        try:
+            return row, source.read(row)
+        except VolumeError as problem:
+            return row, str(problem)
+
+    coming = iter(rows)
+    pool = ThreadPoolExecutor(workers)
+    try:
+        waiting = deque(pool.submit(read, row) for row in itertools.islice(coming, ahead or 2 * workers))
+        while waiting:
+            done = waiting.popleft().result()
+            waiting.extend(pool.submit(read, row) for row in itertools.islice(coming, 1))
+            yield done
+    finally:
+        pool.shutdown(cancel_futures=True)  # whoever stops asking waits for what is being read, and no more
+
+
+def fastest_order(source: Source, rows: np.ndarray) -> list[int]:
+    """Return ``rows`` in the source's order; those that it does not list, which cannot be read, come last."""
+    listed = source.order[np.isin(source.order, rows)]
+    return [*listed.tolist(), *np.setdiff1d(rows, listed).tolist()]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sample:
+    """Some boxes of a source, read once: what is asked of all of them is judged by these.
+
+    Attributes
+    ----------
+    rows
+        Row numbers of those that can be used.
+    problems
+        Why the others cannot.
+    mean
+        Their mean ``[z, y, x]``.
+    digest
+        Hash of their voxels.
+    seconds
+        Time to read one.
+    """
+
+    rows: tuple[int, ...]
+    problems: tuple[str, ...]
+    mean: np.ndarray
+    digest: str
+    seconds: float
+
+    @property
+    def size(self) -> int:
+        """How many were tried."""
+        return len(self.rows) + len(self.problems)
+
+    @cached_property
+    def contrast(self) -> Contrast:
+        """Whether the particles are bright or dark in their mean."""
+        return measure_contrast(self.mean)
+
+
+SAMPLE = 200  # boxes
+
+
+def take_sample(source: Source, workers: int = 1, most_seconds: float = math.inf) -> Sample:
+    """Read up to 200 boxes, spread over the table.
+
+    With a limit of time they are read in a random order, so that those that were read are spread nevertheless.
+    """
+    rows = source.order[np.unique(np.linspace(0, len(source.order) - 1, SAMPLE).astype(int))]
+    if most_seconds < math.inf:
+        rows = np.random.default_rng(0).permutation(rows)
+    total, good, problems = np.zeros((source.box,) * 3), [], []
+    hashed, start = hashlib.sha256(), time.monotonic()
+    for row, box in read_many(source, rows.tolist(), workers):
+        if isinstance(box, str):
+            problems.append(box.removesuffix("."))
+        else:
+            total += box
+            hashed.update(box.tobytes())
+            good.append(row)
+        if time.monotonic() - start > most_seconds:
+            break
+    return Sample(
+        rows=tuple(good),
+        problems=tuple(problems),
+        mean=(total / max(len(good), 1)).astype(np.float32),
+        digest=hashed.hexdigest(),
+        seconds=(time.monotonic() - start) / (len(good) + len(problems)),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boxes:
+    """The boxes of a run, and what was found out about them, once.
+
+    Attributes
+    ----------
+    source
+        The voxels by row.
+    workers
+        Threads that read.
+    """
+
+    source: Source
+    workers: int = 1
+
+    @cached_property
+    def sample(self) -> Sample:
+        """Some of them: their contrast, and a hash of their voxels."""
+        return take_sample(self.source, self.workers)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of what the boxes are, by content: places, files, and the voxels of the sample."""
+        return digest(self.source.fingerprint(), self.sample.digest)
+
+
+# -------------------------------------------------------------------------------------------- combinators
+
 
 class RescaledSource:
     """Boxes of another source, brought to another box and pixel size.
@@ -70,6 +226,10 @@ class RescaledSource:
         wider = crop(self.source.read(index), (middle, middle, middle), self.plan.cut)
         return np.ascontiguousarray(apply_rescale(wider, self.plan))
 
+    def fingerprint(self) -> str:
+        """Return what the boxes are; see :class:`Source`."""
+        return f"{self.source.fingerprint()} {self.plan}"
+
 
 class InvertedSource:
     """Boxes of another source with their contrast flipped."""
@@ -83,6 +243,10 @@ class InvertedSource:
     def read(self, index: int) -> np.ndarray:
         """Return the box of one row, ``[z, y, x]`` float32; see :class:`Source`."""
         return -self.source.read(index)
+
+    def fingerprint(self) -> str:
+        """Return what the boxes are; see :class:`Source`."""
+        return f"{self.source.fingerprint()} inverted"
 
 
 class JoinedSource:
@@ -115,15 +279,6 @@ class JoinedSource:
         which = int(np.searchsorted(self.starts, index, side="right")) - 1
         return self.sources[which].read(index - int(self.starts[which]))
 
-
-def mean_of(source: Source, count: int = 100) -> np.ndarray:
-    """Return the mean ``[z, y, x]`` of some boxes, spread over the table; bad ones are passed over."""
-    rows = source.order[np.unique(np.linspace(0, len(source.order) - 1, count).astype(int))]
-    total, read = np.zeros((source.box,) * 3), 0
-    for row in rows.tolist():
-        try:
-            total += source.read(row)
-        except VolumeError:
-            continue
-        read += 1
-    return np.asarray(total / max(read, 1), dtype=np.float32)
+    def fingerprint(self) -> str:
+        """Return what the boxes are; see :class:`Source`."""
+        return " ".join(source.fingerprint() for source in self.sources)

@@ -93,13 +93,16 @@ def test_verbose_says_the_settings_and_where_an_error_arose(cryoclass, tmp_path)
 
 FLOORS = {
     "cli": 5,
+    "jobs": 4,
     "doctor": 4,  # looks at what the rooms below would say, so it stands above them
     "pretraining": 4,  # shows what simulate invents to what training trains
     **dict.fromkeys(["training", "inference", "export", "report", "simulate", "extraction"], 3),
-    **dict.fromkeys(["particles", "tomograms", "subtomograms", "labels", "results"], 2),
+    **dict.fromkeys(
+        ["particles", "tomograms", "images", "cutting", "sources", "outputs", "labels", "results"], 2
+    ),
     **dict.fromkeys(["preparation", "classifier", "backbones", "metrics"], 2),
     **dict.fromkeys(["star", "volumes"], 1),
-    **dict.fromkeys(["settings", "errors", "files", "progress", "devices"], 0),
+    **dict.fromkeys(["settings", "errors", "files", "claims", "progress", "devices"], 0),
 }
 DOORS = {"__init__", "__main__"}  # the package's own name and version, and python -m
 
@@ -142,7 +145,7 @@ def test_imports_go_down_only(path):
 def test_volumes_and_backbones_know_no_star_files():
     for path in FILES:
         if room(path) in ("volumes", "backbones"):
-            assert not imports(path) & {"star", "particles", "tomograms", "subtomograms", "cli"}, path
+            assert not imports(path) & {"star", "particles", "tomograms", "images", "cutting", "cli"}, path
 
 
 def test_only_the_command_line_prints():

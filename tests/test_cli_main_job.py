@@ -305,6 +305,7 @@ def test_predict_writes_table_classes_and_page(cryoclass, trained):
         "metrics.json",
         "skipped.csv",
         "report.html",
+        "outputs",
     }
     found, chances = table(Path("P/particles.star")), probabilities(Path("P/particles.star"))
     np.testing.assert_allclose(chances.sum(axis=1), 1, atol=3e-6)
@@ -502,7 +503,9 @@ def test_export_in_half_precision_is_smaller_and_says_nearly_the_same(cryoclass,
 def test_embed_writes_embedding_map_and_clusters(cryoclass, trained):
     ran = cryoclass("embed", trained.particles, "--model", trained.model, "--clusters", 4, "-o", "E")
     assert ran.status == 0, ran.err
-    assert names(Path("E")) == {"embeddings.npy", "particles.star", "embedding.html", "embedding.png"}
+    assert names(Path("E")) == {
+        *("embeddings.npy", "particles.star", "embedding.html", "embedding.png", "outputs")
+    }
     embedding = np.load("E/embeddings.npy")
     assert embedding.shape == (36, 512)
     assert embedding.dtype == np.float32

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cryoclass.errors import CryoclassError
-from cryoclass.progress import T, one
+from cryoclass.progress import Listener, T, Track, one
 
 PLAIN_SECONDS = 30.0
 _LEVEL_STYLE = {"ok": "green", "warning": "yellow", "error": "bold red"}
@@ -120,6 +120,37 @@ def track(
         yield from _bar(items, description, total, size)
     else:
         yield from _lines(items, description, total, size)
+
+
+class Heard(Listener):
+    """Says what a job says: notes and warnings, progress, and events in the words of the command.
+
+    Parameters
+    ----------
+    say_event
+        Called with every event.
+    """
+
+    def __init__(self, say_event: Callable[[Any], None] | None = None) -> None:
+        self.say_event = say_event
+
+    @property
+    def track(self) -> Track:
+        """What draws the progress of long loops."""
+        return track
+
+    def note(self, line: str) -> None:
+        """Print a line about the run."""
+        note(line)
+
+    def warn(self, line: str) -> None:
+        """Print a warning."""
+        warn(line)
+
+    def tell(self, event: object) -> None:
+        """Say an event."""
+        if self.say_event is not None:
+            self.say_event(event)
 
 
 @contextmanager

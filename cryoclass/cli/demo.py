@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from cryoclass.claims import claim
 from cryoclass.cli import console
-from cryoclass.cli.options import Overwrite, claim
 from cryoclass.errors import CryoclassError
 
 SPECIES = 6
@@ -28,7 +28,7 @@ def demo(
     outdir: Annotated[
         Path, typer.Option("--outdir", "-o", metavar="DIR", help="Folder for everything.")
     ] = Path("Demo"),
-    overwrite: Overwrite = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo.")] = False,
 ) -> None:
     """Run the main job on simulated tomograms: some minutes on a laptop, nothing to download.
 

@@ -3,73 +3,26 @@
 import dataclasses
 import json
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cryoclass import jobs
 from cryoclass.cli import console
-from cryoclass.cli.options import (
-    BoxToCut,
-    Device,
-    Jobs,
-    LabelColumn,
-    ModelFolder,
-    OnnxFile,
-    Rescale,
-    cores,
-    particles_path,
-    with_settings,
-)
-from cryoclass.doctor.findings import plural
-from cryoclass.errors import UsageError
-from cryoclass.settings import BoxOrigin, Cutting, Start
+from cryoclass.cli.options import with_request
+from cryoclass.jobs.doctor import DoctorRequest, DoctorResult
+from cryoclass.settings import Start
 
 if TYPE_CHECKING:
-    from cryoclass.doctor.examine import Request, Step
-    from cryoclass.doctor.findings import Finding, Level
+    from cryoclass.doctor.findings import Finding
 
 
-@with_settings
+@with_request
 def doctor(
-    particles: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="PARTICLES",
-            help="STAR file; particles.star in the current folder where only --tomograms is given.",
-            show_default=False,
-        ),
-    ] = None,
-    model: ModelFolder = None,
-    onnx: OnnxFile = None,
-    outdir: Annotated[
-        Path,
-        typer.Option("--outdir", "-o", metavar="DIR", help="Where results shall go; nothing is written."),
-    ] = Path(),
-    box: BoxToCut = None,
-    diameter: Annotated[
-        float | None,
-        typer.Option(
-            "--diameter",
-            metavar="ANGSTROMS",
-            min=0,
-            help="Particles closer than this are doubles; a third of the box where left out.",
-            show_default=False,
-        ),
-    ] = None,
-    label_column: LabelColumn = None,
-    backbone: Annotated[
-        str, typer.Option("--backbone", metavar="NAME", help="Without a model: what finetune would take.")
-    ] = Start().backbone,
-    device: Device = "auto",
-    jobs: Jobs = cores(),
-    rescale: Rescale = False,
+    request: DoctorRequest,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON list of level, topic, words and way_out.")
     ] = False,
-    *,
-    boxes: BoxOrigin,
-    cutting: Cutting,
 ) -> None:
     """Look at STAR file, tomograms, model and machine before any time is spent.
 
@@ -78,35 +31,12 @@ def doctor(
 
     Example: cryoclass doctor particles.star --tomograms Tomograms/ --box 32 --model Finetune/
     """
-    if model is not None and onnx is not None:
-        raise UsageError("give one of --model and --onnx.")
-    if particles is not None or boxes.tomograms is not None:
-        particles = particles_path(particles)
-    from cryoclass.doctor.examine import Examination, Request
-
-    request = Request(
-        particles=particles,
-        model=model,
-        onnx=onnx,
-        outdir=outdir,
-        box=box,
-        diameter=diameter,
-        label_column=label_column,
-        backbone=backbone,
-        device=device,
-        cores=jobs,
-        rescale=rescale,
-        boxes=boxes,
-        cutting=cutting,
-    )
-    examination = Examination(request, _ignore if as_json else _say)
-    examination.run()
-    levels = Counter(finding.level for finding in examination.findings)
+    result = jobs.doctor(request, console.Heard(_ignore if as_json else _say))
     if as_json:
-        console.say(json.dumps([dataclasses.asdict(finding) for finding in examination.findings], indent=1))
+        console.say(json.dumps([dataclasses.asdict(finding) for finding in result.findings], indent=1))
     else:
-        _say_result(levels, request, examination.step)
-    if levels["error"]:
+        _say_result(request, result)
+    if any(finding.level == "error" for finding in result.findings):
         raise typer.Exit(1)
 
 
@@ -118,25 +48,28 @@ def _say(finding: "Finding") -> None:
     console.verdict(finding.level, finding.topic, finding.words, finding.way_out)
 
 
-def _say_result(levels: "Counter[Level]", request: "Request", step: "Step | None") -> None:
+def _say_result(request: DoctorRequest, result: DoctorResult) -> None:
+    from cryoclass.doctor.findings import plural
+
+    levels = Counter(finding.level for finding in result.findings)
     found = [(levels["error"], "error"), (levels["warning"], "warning")]
     counts = [plural(count, noun) for count, noun in found if count]
     console.say(" and ".join(counts) or "all is well")
-    if step is not None and not levels["error"]:
-        console.next_command(" ".join(["cryoclass", step, *_words(request, step)]))
+    if result.step is not None and not levels["error"]:
+        console.next_command(" ".join(["cryoclass", result.step, *_words(request, result)]))
 
 
-def _words(request: "Request", step: "Step") -> list[str]:
+def _words(request: DoctorRequest, result: DoctorResult) -> list[str]:
     """Return the words of the next command, as far as they were given."""
     options: dict[str, object] = {"--tomograms": request.boxes.tomograms}
-    match step:
+    match result.step:
         case "extract":
             options |= {"--box": request.box or 32, "--angpix": request.boxes.angpix}
         case "predict":
-            options |= {"--model": request.model, "--onnx": request.onnx}
+            options |= {"--model": request.choice.model, "--onnx": request.choice.onnx}
         case _:
             options |= {"--backbone": None if request.backbone == Start().backbone else request.backbone}
     return [
-        str(request.particles),
+        str(result.particles),
         *(f"{flag} {value}" for flag, value in options.items() if value is not None),
     ]

@@ -1,56 +1,18 @@
 """``cryoclass finetune``: from labelled particles to a model folder."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
+from cryoclass import jobs
 from cryoclass.cli import console
-from cryoclass.cli.options import (
-    BoxToCut,
-    Device,
-    LabelColumn,
-    Outdir,
-    Overwrite,
-    Resume,
-    Threads,
-    claim_run,
-    particles_path,
-    with_settings,
-)
-from cryoclass.settings import BoxOrigin, Cutting, Split, Start, Training
+from cryoclass.cli.options import with_request
+from cryoclass.jobs.finetune import FinetuneRequest, FinetuneResult, Plan
 
 if TYPE_CHECKING:
-    from cryoclass.labels import Labelled
-    from cryoclass.sources import Source
-    from cryoclass.training.finetune import FineTuned
     from cryoclass.training.loop import EpochRecord
 
 
-@with_settings
-def finetune(
-    particles: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="PARTICLES",
-            help="STAR file with labels; or one per class, such as ribosome=a.star junk=b.star.",
-            show_default=False,
-        ),
-    ] = None,
-    label_column: LabelColumn = None,
-    outdir: Outdir = Path("Finetune"),
-    device: Device = "auto",
-    jobs: Threads = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    box: BoxToCut = None,
-    *,
-    start: Start,
-    training: Training,
-    split: Split,
-    boxes: BoxOrigin,
-    cutting: Cutting,
-) -> None:
+@with_request
+def finetune(request: FinetuneRequest) -> None:
     """Teach a network your classes from labelled particles.
 
     Shares the labelled particles out between training, validation and test, keeps the epoch with the best validation
@@ -58,59 +20,19 @@ def finetune(
 
     Example: cryoclass finetune particles.star --backbone r3d34-k400
     """
-    claim_run(outdir, "model.json", resume=resume, overwrite=overwrite)
-    import torch
-
-    from cryoclass.backbones.registry import spec
-    from cryoclass.cli.sources import open_source
-    from cryoclass.devices import choose_device
-    from cryoclass.inference.compatibility import outside_domain
-    from cryoclass.labels import read_labelled
-    from cryoclass.sources import JoinedSource
-    from cryoclass.training.finetune import choose_recipe
-    from cryoclass.training.finetune import finetune as train
-    from cryoclass.training.loop import Run
-    from cryoclass.training.splits import assign_parts
-
-    if jobs is not None:
-        torch.set_num_threads(jobs)
-    place = choose_device(device)
-    recipe = choose_recipe(start, training)
-    labelled = read_labelled(particles or [str(particles_path(None))], label_column)
-    assignment = assign_parts(labelled.labels, labelled.tomograms, split, training.seed, labelled.classes)
-    sources = [open_source(table, boxes, cutting, box) for table in labelled.tables]
-    source = JoinedSource(sources) if len(sources) > 1 else sources[0]
-    if start.init == "auto" and start.weights is None:
-        for words in outside_domain(source, spec(start.backbone), recipe.preparation):
-            console.warn(words)
-    _say_plan(
-        labelled, assignment.parts.tolist(), f"{assignment.mode}s kept apart, because {assignment.reason}"
-    )
-    run = Run(
-        device=place,
-        seed=training.seed,
-        freeze=training.freeze,
-        folder=outdir,
-        resume=resume,
-        facts={
-            "files": [str(table.path) for table in labelled.tables],
-            **boxes.to_dict(),
-            **cutting.to_dict(),
-        },
-        track=console.track,
-        on_epoch=_say_epoch,
-    )
-    tuned = train(labelled, source, assignment, recipe, start, run)
-    _write_all(outdir, tuned, labelled, source)
-    _say_result(outdir, tuned, labelled.tables[0].path)
+    _say_result(jobs.finetune(request, console.Heard(_say_progress)))
 
 
-def _say_plan(labelled: "Labelled", parts: list[str], split_words: str) -> None:
-    console.note(f"split: {split_words}")
-    lines = []
-    for number, name in enumerate(labelled.classes):
-        own = [part for part, label in zip(parts, labelled.labels.tolist(), strict=True) if label == number]
-        lines.append([name, len(own), *(own.count(part) for part in ("train", "val", "test"))])
+def _say_progress(event: "Plan | EpochRecord") -> None:
+    if isinstance(event, Plan):
+        _say_plan(event)
+    else:
+        _say_epoch(event)
+
+
+def _say_plan(plan: Plan) -> None:
+    console.note(f"split: {plan.split}")
+    lines = [[name, *counts.values()] for name, counts in plan.counts.items()]
     console.columns("labelled particles", ["class", "all", "train", "val", "test"], lines)
 
 
@@ -122,22 +44,9 @@ def _say_epoch(record: "EpochRecord") -> None:
     )
 
 
-def _write_all(outdir: Path, tuned: "FineTuned", labelled: "Labelled", source: "Source") -> None:
-    """Write everything; the model folder's card comes last and says that the run is finished."""
-    from cryoclass.classifier import save_model
-    from cryoclass.cli.pages import write_training_page
-    from cryoclass.results import write_metrics
-    from cryoclass.training.outputs import write_history, write_predictions
-
-    write_history(outdir / "history.csv", tuned.history.epochs)
-    write_metrics(outdir / "metrics.json", tuned.metrics)
-    write_predictions(outdir / "predictions.star", tuned, labelled)
-    write_training_page(outdir / "report.html", tuned, labelled, source)
-    save_model(outdir, tuned.classifier, tuned.card)
-
-
-def _say_result(outdir: Path, tuned: "FineTuned", table: Path) -> None:
-    part = tuned.scored_part
+def _say_result(result: FinetuneResult) -> None:
+    tuned, model = result.tuned, result.model
+    part, history = tuned.scored_part, tuned.history
     scores = tuned.metrics[part]
     seen = "never seen" if part == "test" else "which chose the epoch: held-out particles would score lower"
     console.rows(
@@ -148,10 +57,10 @@ def _say_result(outdir: Path, tuned: "FineTuned", table: Path) -> None:
             ("balanced accuracy", f"{scores.balanced_accuracy:.4f}"),
             ("macro AUC", "-" if scores.auc is None else f"{scores.auc:.4f}"),
             ("calibration error", f"{scores.calibration_error:.4f}"),
-            ("best epoch", f"{tuned.history.best_epoch} of {tuned.history.epochs[-1].epoch}"),
-            ("left out", f"{len(tuned.history.skipped)} unreadable" if tuned.history.skipped else "none"),
-            ("model", outdir),
-            ("look at", outdir / "report.html"),
+            ("best epoch", f"{history.best_epoch} of {history.epochs[-1].epoch}"),
+            ("left out", f"{len(history.skipped)} unreadable" if history.skipped else "none"),
+            ("model", model),
+            ("look at", result.page),
         ],
     )
     console.columns(
@@ -160,5 +69,5 @@ def _say_result(outdir: Path, tuned: "FineTuned", table: Path) -> None:
         [[c.name, c.support, f"{c.precision:.3f}", f"{c.recall:.3f}"] for c in scores.classes],
     )
     console.next_command(
-        f"cryoclass predict {table} --model {outdir}", f"cryoclass export {outdir} -o model.onnx"
+        f"cryoclass predict {result.table} --model {model}", f"cryoclass export {model} -o model.onnx"
     )

@@ -1,34 +1,18 @@
 """``cryoclass simulate``: data with known truth, to try everything on."""
 
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
+from cryoclass import jobs
 from cryoclass.cli import console
-from cryoclass.cli.options import Outdir, Overwrite, claim, with_settings
-from cryoclass.settings import Simulation
+from cryoclass.cli.options import with_request
+from cryoclass.jobs.simulate import SimulateRequest
+
+if TYPE_CHECKING:
+    from cryoclass.simulate.writer import Simulated
 
 
-@with_settings
-def simulate(
-    outdir: Outdir = Path("Simulated"),
-    maps: Annotated[
-        Path | None,
-        typer.Option(
-            "--maps",
-            metavar="DIR",
-            help="Folder of density maps (MRC), one per species, instead of the built-in phantoms.",
-            show_default=False,
-        ),
-    ] = None,
-    particles: Annotated[
-        bool, typer.Option("--particles", help="Write particles directly, without tomograms.")
-    ] = False,
-    overwrite: Overwrite = False,
-    *,
-    settings: Simulation,
-) -> None:
+@with_request
+def simulate(request: SimulateRequest) -> None:
     """Simulate tomograms, or particles, of known content.
 
     The species are phantoms of well-known complexes, or your own density maps. Poses are random; CTF, missing wedge
@@ -39,15 +23,11 @@ def simulate(
 
     Example: cryoclass simulate -o Simulated/ --species 6 --snr 0.5
     """
-    claim(outdir, "truth.star", overwrite=overwrite)
-    from cryoclass.simulate.maps import read_maps
-    from cryoclass.simulate.phantoms import phantom_densities
-    from cryoclass.simulate.writer import write_particles, write_tomograms
+    _say_result(request, jobs.simulate(request, console.Heard()))
 
-    shapes = read_maps(maps, settings.angpix, settings.box) if maps else phantom_densities(settings)
-    write = write_particles if particles else write_tomograms
-    written = write(outdir, shapes, settings, console.track)
-    total = sum(written.counts.values())
+
+def _say_result(request: SimulateRequest, written: "Simulated") -> None:
+    total, settings = sum(written.counts.values()), request.settings
     console.rows(
         "simulated",
         [
@@ -58,9 +38,8 @@ def simulate(
             ("truth", written.truth),
         ],
     )
-    if particles:
+    if request.particles:
         console.next_command(f"cryoclass finetune {written.star}")
     else:
-        console.next_command(
-            f"cryoclass extract {written.star} --tomograms {outdir / 'tomograms'} --box {settings.box}"
-        )
+        tomograms = request.outdir / "tomograms"
+        console.next_command(f"cryoclass extract {written.star} --tomograms {tomograms} --box {settings.box}")

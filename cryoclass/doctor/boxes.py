@@ -1,71 +1,13 @@
 """The boxes themselves: a sample of them is read, for damage and contrast."""
 
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-
-import numpy as np
 
 from cryoclass.classifier import ModelCard
 from cryoclass.cutting import TomogramSource
 from cryoclass.doctor.findings import Finding, error, ok, warning
-from cryoclass.errors import VolumeError
-from cryoclass.sources import Source
-from cryoclass.volumes.contrast import measure_contrast
+from cryoclass.sources import Sample, Source
 
-SAMPLE = 200
-SECONDS = 10.0  # of reading; a sample of compressed tomograms may take long
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """Boxes that were read.
-
-    Attributes
-    ----------
-    rows
-        Row numbers of those that can be used.
-    problems
-        Why the others cannot.
-    mean
-        Their mean ``[z, y, x]``.
-    seconds
-        Time to read one.
-    """
-
-    rows: tuple[int, ...]
-    problems: tuple[str, ...]
-    mean: np.ndarray
-    seconds: float
-
-    @property
-    def size(self) -> int:
-        """How many were tried."""
-        return len(self.rows) + len(self.problems)
-
-
-def take_sample(source: Source) -> Sample:
-    """Read up to 200 boxes, spread over the table, for ten seconds at most."""
-    places = np.unique(np.linspace(0, len(source.order) - 1, SAMPLE).astype(int))
-    rows = np.random.default_rng(0).permutation(
-        source.order[places]
-    )  # where time ends early, spread nevertheless
-    total, good, problems = np.zeros((source.box,) * 3), [], []
-    start = time.monotonic()
-    for row in rows.tolist():
-        try:
-            total += source.read(row)
-            good.append(row)
-        except VolumeError as problem:
-            problems.append(str(problem).removesuffix("."))
-        if time.monotonic() - start > SECONDS:
-            break
-    return Sample(
-        rows=tuple(good),
-        problems=tuple(problems),
-        mean=(total / max(len(good), 1)).astype(np.float32),
-        seconds=(time.monotonic() - start) / (len(good) + len(problems)),
-    )
+SECONDS = 10.0  # of reading a sample; one of compressed tomograms may take long
 
 
 def check_boxes(sample: Sample, source: Source) -> Iterator[Finding]:
@@ -83,7 +25,7 @@ def check_boxes(sample: Sample, source: Source) -> Iterator[Finding]:
 
 def check_contrast(sample: Sample, source: Source, card: ModelCard | None, invert: str) -> Iterator[Finding]:
     """Compare the contrast of the mean box with what the model learnt from, or with bright, the usual one."""
-    found, wanted = measure_contrast(sample.mean), card.contrast if card else "bright"
+    found, wanted = sample.contrast, card.contrast if card else "bright"
     words = f"the mean of {len(sample.rows)} boxes is {found}{_habit(source, invert)}"
     if found == "unknown":
         yield ok(

@@ -1,9 +1,8 @@
 """The whole examination, in the order in which a run would fail."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -12,7 +11,7 @@ from cryoclass.classifier import ModelCard
 from cryoclass.cutting import TomogramSource
 from cryoclass.devices import choose_device
 from cryoclass.doctor import disk, effort, machine, neighbours, pixels
-from cryoclass.doctor.boxes import Sample, check_boxes, check_contrast, take_sample
+from cryoclass.doctor.boxes import SECONDS, check_boxes, check_contrast
 from cryoclass.doctor.findings import Finding, Sheet, warning
 from cryoclass.doctor.inside import check_inside
 from cryoclass.doctor.model import check_domain, check_model
@@ -22,47 +21,20 @@ from cryoclass.doctor.tomograms import check_names, readable
 from cryoclass.errors import UsageError
 from cryoclass.images import FileSource
 from cryoclass.inference.engines import BackboneEngine, Engine, load_engine
+from cryoclass.jobs.opening import cores
 from cryoclass.particles import Particles, read_particles
-from cryoclass.settings import BoxOrigin, Cutting, Extraction, Preparation, Start
-from cryoclass.sources import InvertedSource
+from cryoclass.settings import Extraction, Preparation
+from cryoclass.sources import InvertedSource, Sample, take_sample
 from cryoclass.star.dialects import optics_column
 from cryoclass.tomograms import look_up
+
+if TYPE_CHECKING:
+    from cryoclass.jobs.doctor import DoctorRequest
 
 ASSUMED_BOX = 32
 DIAMETER = 1 / 3  # of the box
 
 Step = Literal["extract", "finetune", "predict", "embed"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What the next command will be given; each field is the option of that name.
-
-    Attributes
-    ----------
-    particles
-        STAR file; ``None`` looks at the machine, and at the model where there is one.
-    diameter
-        In angstroms; a third of the box where ``None``.
-    backbone
-        What would be fine-tuned where there is no model.
-    cores
-        How many the process may use.
-    """
-
-    particles: Path | None = None
-    model: Path | None = None
-    onnx: Path | None = None
-    outdir: Path = Path()
-    box: int | None = None
-    diameter: float | None = None
-    label_column: str | None = None
-    backbone: str = Start().backbone
-    device: str = "auto"
-    cores: int = 1
-    rescale: bool = False
-    boxes: BoxOrigin = BoxOrigin()
-    cutting: Cutting = Cutting()
 
 
 class Examination:
@@ -83,9 +55,10 @@ class Examination:
         What can be done next with what was given; ``None`` where there are no particles to do it with.
     """
 
-    def __init__(self, request: Request, tell: Callable[[Finding], None]) -> None:
+    def __init__(self, request: "DoctorRequest", tell: Callable[[Finding], None]) -> None:
         self.request = request
         self.sheet = Sheet(tell)
+        self.cores = request.num_workers or cores()
         self.particles: Particles | None = None
         self.engine: Engine | None = None
         self.source: FileSource | TomogramSource | None = None
@@ -132,10 +105,10 @@ class Examination:
             self.device = choose_device(wish)
         except UsageError:  # said by the look at the GPU
             wish = "cpu"
-        if request.model is None and request.onnx is None:
+        if request.choice.model is None and request.choice.onnx is None:
             return
         with self.sheet.surviving("model"):
-            self.engine = load_engine(request.model, request.onnx, wish)
+            self.engine = load_engine(request.choice.model, request.choice.onnx, wish)
             self.sheet.run("model", check_model(self.engine.card, self.engine.description))
 
     def _open_boxes(self, particles: Particles) -> None:
@@ -206,20 +179,22 @@ class Examination:
 
     def _read_sample(self, source: FileSource | TomogramSource) -> None:
         inverted = isinstance(source, FileSource) and self.request.cutting.invert == "yes"
-        self.sample = take_sample(InvertedSource(source) if inverted else source)
+        self.sample = take_sample(InvertedSource(source) if inverted else source, most_seconds=SECONDS)
         self.sheet.run("boxes", check_boxes(self.sample, source))
 
     def _look_at_pixel_sizes(self, source: FileSource | TomogramSource) -> None:
         request = self.request
         asked = (request.boxes.angpix, request.boxes.tomogram_angpix, request.cutting.coords_angpix)
         if isinstance(source, FileSource):
-            check = pixels.check_files(source, self.card, asked=asked[0] is not None, rescale=request.rescale)
+            check = pixels.check_files(
+                source, self.card, asked=asked[0] is not None, rescale=request.choice.rescale
+            )
         else:
             check = pixels.check_tomograms(source, self.card, asked=any(asked[1:]))
         self.sheet.run("pixel size", check)
 
     def _look_at_machine(self) -> None:
-        self.sheet.run("computer", machine.check_computer(self.request.cores))
+        self.sheet.run("computer", machine.check_computer(self.cores))
         self.sheet.run("torch", machine.check_torch())
         self.sheet.run("GPU", machine.check_gpu(self.request.device))
         self.sheet.run("onnxruntime", machine.check_onnxruntime())
@@ -231,7 +206,14 @@ class Examination:
         else:
             self.sheet.run("disk", disk.check_disk(self.request.outdir, 0))
             if self.engine is None and self.source is not None:
-                self.sheet.run("network", check_domain(self.source, spec(self.request.backbone)))
+                self.sheet.run(
+                    "network",
+                    check_domain(
+                        self.source,
+                        self.sample.contrast if self.sample else "unknown",
+                        spec(self.request.backbone),
+                    ),
+                )
             if self.step is not None or self.engine is not None:
                 with self.sheet.surviving("next step"):
                     self._estimate_network()
@@ -257,7 +239,7 @@ class Examination:
         needed = disk.extraction_bytes(count, settings)
         self.sheet.run("disk", disk.check_disk(self.request.outdir, needed))
         if self.sample is not None:
-            check = effort.check_extraction(count, needed, self.sample.seconds, self.request.cores)
+            check = effort.check_extraction(count, needed, self.sample.seconds, self.cores)
             self.sheet.run("next step", check)
 
     def _estimate_network(self) -> None:

@@ -7,6 +7,7 @@ from cryoclass.classifier import ModelCard
 from cryoclass.doctor.findings import Finding, ok, warning
 from cryoclass.inference.compatibility import outside_domain
 from cryoclass.sources import Source
+from cryoclass.volumes.contrast import Contrast
 
 SHOWN_CLASSES = 6
 
@@ -23,11 +24,11 @@ def check_model(card: ModelCard, engine: str) -> Iterator[Finding]:
     )
 
 
-def check_domain(source: Source, spec: BackboneSpec) -> Iterator[Finding]:
+def check_domain(source: Source, contrast: Contrast, spec: BackboneSpec) -> Iterator[Finding]:
     """Say whether boxes are like those that the weights of the package have learnt from."""
     if not spec.packaged:
         return
-    found = outside_domain(source, spec, spec.preparation())
+    found = outside_domain(source, contrast, spec, spec.preparation())
     for words in found:
         yield warning("network", words, "")
     if not found:

@@ -5,8 +5,8 @@ from cryoclass.backbones.spec import BackboneSpec
 from cryoclass.classifier import ModelCard
 from cryoclass.errors import ModelError, UsageError
 from cryoclass.settings import Preparation
-from cryoclass.sources import RescaledSource, Source, mean_of
-from cryoclass.volumes.contrast import measure_contrast
+from cryoclass.sources import RescaledSource, Source
+from cryoclass.volumes.contrast import Contrast
 from cryoclass.volumes.pixels import TOLERANCE, agree
 
 
@@ -32,15 +32,14 @@ def fit_to_model(source: Source, card: ModelCard, *, rescale: bool) -> Source:
     )
 
 
-def check_contrast(source: Source, card: ModelCard) -> None:
-    """Compare the contrast of the mean box with what the model learnt from.
+def check_contrast(found: Contrast, card: ModelCard) -> None:
+    """Compare the contrast of some boxes with what the model learnt from.
 
     Raises
     ------
     ModelError
         One is bright and the other dark. Where either is unknown, nothing is said.
     """
-    found = measure_contrast(mean_of(source))
     if {found, card.contrast} == {"bright", "dark"}:
         raise ModelError(
             f"these particles are {found}, but the model learnt from {card.contrast} ones.",
@@ -65,7 +64,9 @@ def check_same_boxes(examples: Source, source: Source) -> None:
         )
 
 
-def outside_domain(source: Source, spec: BackboneSpec, preparation: Preparation) -> list[str]:
+def outside_domain(
+    source: Source, contrast: Contrast, spec: BackboneSpec, preparation: Preparation
+) -> list[str]:
     """Say what boxes have that the weights that come with cryoclass have not learnt from; empty where nothing is said.
 
     Those weights know bright particles, and voxels of their own grid within a range of angstroms.
@@ -81,7 +82,7 @@ def outside_domain(source: Source, spec: BackboneSpec, preparation: Preparation)
             f"{spec.name} sees these boxes in voxels of {voxel:.3g} A, and has learnt from {least:g} to {most:g} A: "
             f"expect less of it. Cut boxes of {least * width:g} to {most * width:g} A, about twice as wide as a particle."
         )
-    if measure_contrast(mean_of(source)) == "dark":
+    if contrast == "dark":
         said.append(
             f"these particles look dark, and {spec.name} has learnt from bright ones. Add --invert yes to flip them."
         )

@@ -18,12 +18,12 @@ from cryoclass.backbones.spec import Backbone
 from cryoclass.classifier import CARD_KEY, ModelCard, WholeModel, load_model
 from cryoclass.devices import check_name, choose_device
 from cryoclass.errors import ModelError, UsageError
+from cryoclass.files import digest
 from cryoclass.preparation import Preparer
-from cryoclass.settings import Preparation
+from cryoclass.settings import Precision, Preparation
 from cryoclass.sources import Source
 
 Voxels = NDArray[np.float32]
-Precision = Literal["auto", "fp32", "bf16"]
 
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
@@ -72,6 +72,10 @@ class Engine(Protocol):
         """Predict ``(N, D, H, W)`` raw float32 voxels; raises ModelError where they do not fit into memory."""
         ...
 
+    def identity(self) -> str:
+        """Return a hash of the weights and of what they are shown."""
+        ...
+
 
 class TorchEngine:
     """Runs a whole model with torch.
@@ -114,6 +118,10 @@ class TorchEngine:
                 return Predicted(*(value.float().cpu().numpy() for value in outputs))
         except torch.OutOfMemoryError as error:
             raise _out_of_memory(voxels, str(self.device)) from error
+
+    def identity(self) -> str:
+        """Return a hash of the weights and of what they are shown."""
+        return digest(self.card.weights_sha256, self.card.preparation)
 
 
 class BackboneEngine:
@@ -158,6 +166,12 @@ class BackboneEngine:
             raise _out_of_memory(voxels, str(self.device)) from error
         return Predicted(nothing, nothing, embedding.float().cpu().numpy())
 
+    def identity(self) -> str:
+        """Return a hash of the weights and of what they are shown."""
+        state = self.network[1].state_dict()
+        tensors = (value.float().cpu().numpy().tobytes() for value in state.values())
+        return digest(self.card.backbone, self.card.preparation, *tensors)
+
 
 class OnnxEngine:
     """Runs a file written by ``cryoclass export`` with onnxruntime.
@@ -179,6 +193,7 @@ class OnnxEngine:
     """
 
     def __init__(self, path: Path, device: str | torch.device = "auto") -> None:
+        self.path = path
         wish = str(device)
         check_name(wish)
         cuda = wish.startswith("cuda") or (wish == "auto" and torch.cuda.is_available())
@@ -208,6 +223,10 @@ class OnnxEngine:
             return Predicted(*self.session.run(list(Predicted._fields), {"subtomogram": voxels}))
         except ORT_ERRORS as error:
             raise _out_of_memory(voxels, f"onnxruntime ({_first_line(error)})") from error
+
+    def identity(self) -> str:
+        """Return a hash of the file."""
+        return digest(self.path.read_bytes())
 
 
 def load_engine(model: Path | None, onnx: Path | None, device: str, precision: Precision = "auto") -> Engine:

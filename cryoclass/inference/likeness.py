@@ -3,10 +3,6 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from cryoclass.inference.engines import Engine, Predicted
-from cryoclass.inference.pipeline import Batch, Flow, predict
-from cryoclass.sources import Source
-
 Vectors = NDArray[np.float32]
 
 SMALLEST = 1e-3  # of the mean deviation: numbers of an embedding that hardly change are not blown up
@@ -30,23 +26,6 @@ def likeness(embedding: Vectors, examples: Vectors, *, standardise: bool = True)
     scale = np.maximum(std, SMALLEST * std.mean()) + np.finfo(np.float32).tiny if standardise else 1
     direction = _unit((examples - mean) / scale).mean(axis=0)
     return np.asarray(_unit((embedding - mean) / scale) @ _unit(direction), dtype=np.float32)
-
-
-def embed_examples(engine: Engine, source: Source, flow: Flow) -> Vectors:
-    """Return the embedding (m, E) of the examples that can be read.
-
-    Raises
-    ------
-    ParticleError
-        None can be read.
-    """
-    found: list[Vectors] = []
-
-    def keep(_batch: Batch, predicted: Predicted) -> None:
-        found.append(predicted.embedding)
-
-    predict(engine, source, flow, keep)
-    return np.concatenate(found)
 
 
 def _unit(vectors: Vectors) -> Vectors:

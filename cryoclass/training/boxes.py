@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cryoclass.errors import VolumeError
 from cryoclass.progress import Track
-from cryoclass.sources import Source
+from cryoclass.sources import Source, fastest_order, read_many
 
 MEMORY_SHARE = 0.25  # of the available memory that voxels may take
 
@@ -33,18 +33,22 @@ class KeptBoxes:
         Why a row cannot be read, for each such row.
     stack
         All voxels, (n, D, H, W); None where they do not fit into memory.
+    workers
+        Threads that read.
     """
 
     source: Source
     rows: NDArray[np.int64]
     skipped: dict[int, str]
     stack: Tensor | None
+    workers: int = 1
 
     def read(self, places: Tensor) -> Tensor:
         """Return the voxels (b, D, H, W) of the particles at ``places`` (b,) of ``rows``."""
         if self.stack is not None:
             return self.stack[places]
-        return torch.from_numpy(np.stack([self.source.read(int(row)) for row in self.rows[places.numpy()]]))
+        read = read_many(self.source, self.rows[places.numpy()].tolist(), self.workers)
+        return torch.from_numpy(np.stack([_still_there(row, box) for row, box in read]))
 
     def stream(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield each batch of places with its voxels; the next batch is read while this one is used."""
@@ -59,36 +63,55 @@ class KeptBoxes:
                 yield waiting[0], waiting[1].result()
 
 
-def read_boxes(source: Source, rows: NDArray[np.integer], memory: int | None, track: Track) -> KeptBoxes:
+def _still_there(row: int, box: np.ndarray | str) -> np.ndarray:
+    if isinstance(box, str):
+        raise VolumeError(f"row {row} could be read before, but no longer: {box}")
+    return box
+
+
+def read_boxes(
+    source: Source,
+    rows: NDArray[np.integer],
+    memory: int | None,
+    workers: int,
+    track: Track,
+) -> KeptBoxes:
     """Read the particles in ``rows`` once: find the bad ones, and keep the voxels of the others where they fit.
 
     Parameters
     ----------
+    source
+        Where voxels come from.
+    rows
+        Row numbers.
     memory
         Bytes that voxels may take; a quarter of the available memory where None.
+    workers
+        Threads that read.
+    track
+        Hears about the progress.
     """
     budget = memory if memory is not None else int(MEMORY_SHARE * available_memory())
     shape = (len(rows), source.box, source.box, source.box)
     stack = np.empty(shape, np.float32) if 4 * math.prod(shape) <= budget else None
     good: list[int] = []
     skipped: dict[int, str] = {}
-    for row in track(_fastest_order(source, rows), "Reading particles", len(rows)):
-        try:
-            box = source.read(row)
-        except VolumeError as error:
-            skipped[row] = str(error)
+    read = read_many(source, fastest_order(source, rows), workers)
+    for row, box in track(read, "Reading particles", len(rows)):
+        if isinstance(box, str):
+            skipped[row] = box
             continue
         if stack is not None:
             stack[len(good)] = box
         good.append(row)
     kept = None if stack is None else torch.from_numpy(stack[: len(good)])
-    return KeptBoxes(source=source, rows=np.array(good, dtype=np.int64), skipped=skipped, stack=kept)
-
-
-def _fastest_order(source: Source, rows: NDArray[np.integer]) -> list[int]:
-    """Return ``rows`` in the source's order; those that the source does not list, which cannot be read, come last."""
-    listed = source.order[np.isin(source.order, rows)]
-    return [*listed.tolist(), *np.setdiff1d(rows, listed).tolist()]
+    return KeptBoxes(
+        source=source,
+        rows=np.array(good, dtype=np.int64),
+        skipped=skipped,
+        stack=kept,
+        workers=workers,
+    )
 
 
 def available_memory() -> int:

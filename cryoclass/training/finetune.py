@@ -13,12 +13,11 @@ from cryoclass.errors import UsageError
 from cryoclass.labels import Labelled
 from cryoclass.metrics import Metrics, evaluate
 from cryoclass.settings import Preparation, Recipe, Start, Training
-from cryoclass.sources import Source, mean_of
+from cryoclass.sources import Boxes
 from cryoclass.training.frozen import HEAD_ALONE
 from cryoclass.training.loop import History, LabelledBoxes, Run, fit
 from cryoclass.training.recipes import recipe as named_recipe
 from cryoclass.training.splits import Assignment
-from cryoclass.volumes.contrast import measure_contrast
 
 Init = Literal["auto", "video", "random"]
 
@@ -69,7 +68,7 @@ def choose_recipe(start: Start, training: Training) -> Recipe:
 
 
 def finetune(
-    labelled: Labelled, source: Source, assignment: Assignment, recipe: Recipe, start: Start, run: Run
+    labelled: Labelled, boxes: Boxes, assignment: Assignment, recipe: Recipe, start: Start, run: Run
 ) -> FineTuned:
     """Train a classifier on the particles of the ``train`` part and score it on the others.
 
@@ -77,7 +76,7 @@ def finetune(
     ----------
     labelled
         Particles and their classes.
-    source
+    boxes
         Their boxes, in the same order.
     assignment
         Their parts, from :func:`cryoclass.training.splits.assign_parts`.
@@ -94,7 +93,7 @@ def finetune(
         As :func:`cryoclass.classifier.start_classifier` and :func:`cryoclass.training.loop.fit`.
     """
     prepared = spec(start.backbone).prepare(
-        recipe.preparation, source.box
+        recipe.preparation, boxes.source.box
     )  # the depth of the boxes is known now
     recipe = recipe.replace(preparation=prepared)
     torch.manual_seed(run.seed)  # the head, and a random backbone, are drawn from torch's own generator
@@ -109,7 +108,7 @@ def finetune(
     if start.legacy_shortcut:
         detach_shortcuts(classifier.backbone)
     examples = LabelledBoxes(
-        source=source, labels=labelled.labels, parts=assignment.parts, classes=labelled.classes
+        source=boxes.source, labels=labelled.labels, parts=assignment.parts, classes=labelled.classes
     )
     run = replace(run, facts={**run.facts, **start.to_dict()})
     history = fit(classifier, examples, recipe, run)
@@ -117,9 +116,9 @@ def finetune(
     card = ModelCard(
         backbone=start.backbone,
         classes=labelled.classes,
-        angpix=source.angpix,
-        box=(source.box,) * 3,
-        contrast=measure_contrast(mean_of(source)),
+        angpix=boxes.source.angpix,
+        box=(boxes.source.box,) * 3,
+        contrast=boxes.sample.contrast,
         preparation=recipe.preparation,
         training=_training_facts(labelled, assignment, recipe, start, run, history),
         metrics={part: _headline(scores) for part, scores in metrics.items()},

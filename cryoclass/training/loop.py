@@ -97,6 +97,8 @@ class Run:
         End with the last epoch, not the best one: for those who have no particles to choose by.
     memory
         Bytes that voxels may take; a quarter of the available memory where None.
+    workers
+        Threads that read.
     facts
         What else must be the same for the run to be resumed: where boxes come from and how they are cut.
     track, on_epoch
@@ -110,6 +112,7 @@ class Run:
     resume: bool = False
     keep_last: bool = False
     memory: int | None = None
+    workers: int = 1
     facts: Mapping[str, object] = field(default_factory=dict)
     track: Track = silent
     on_epoch: Callable[[EpochRecord], None] = _nobody
@@ -184,7 +187,7 @@ def fit(classifier: Classifier, examples: LabelledBoxes, recipe: Recipe, run: Ru
         The loss is no longer a number, or the GPU has too little memory.
     """
     labelled = np.flatnonzero((examples.labels >= 0) & (examples.parts != ""))
-    boxes = read_boxes(examples.source, labelled, run.memory, run.track)
+    boxes = read_boxes(examples.source, labelled, run.memory, run.workers, run.track)
     _check_enough(examples, boxes)
     parts = examples.parts[boxes.rows]
     train, val = np.flatnonzero(parts == "train"), np.flatnonzero(parts == "val")

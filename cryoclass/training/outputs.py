@@ -11,7 +11,7 @@ import numpy as np
 
 from cryoclass.files import write_text
 from cryoclass.labels import Labelled
-from cryoclass.results import decide, prediction_columns
+from cryoclass.results import decide_all, prediction_columns
 from cryoclass.star.tables import write_tables
 from cryoclass.training.finetune import FineTuned
 
@@ -32,7 +32,7 @@ def write_predictions(path: Path, tuned: FineTuned, labelled: Labelled) -> None:
     differ, a table that names file and line of each.
     """
     rows, probabilities = tuned.history.rows, tuned.history.probabilities
-    columns = prediction_columns(probabilities, decide(probabilities), labelled.classes)
+    columns = prediction_columns(decide_all(probabilities), labelled.classes)
     columns["cryoclassLabel"] = [labelled.classes[number] for number in labelled.labels[rows]]
     columns["cryoclassSplit"] = tuned.assignment.parts[rows].tolist()
     if len(labelled.tables) == 1:

@@ -1,0 +1,328 @@
+"""What the network sees, as a map."""
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cryoclass.claims import claim
+from cryoclass.errors import UsageError
+from cryoclass.jobs.opening import (
+    compute_outputs,
+    facts_of,
+    open_engine,
+    open_model_source,
+    open_source,
+    particles_path,
+    use_cores,
+)
+from cryoclass.progress import TO_LOG, Listener
+from cryoclass.settings import (
+    BareBackbone,
+    BoxOrigin,
+    Cutting,
+    Exemplars,
+    Mapping2d,
+    ModelChoice,
+    Start,
+    WorkRequest,
+    box_to_cut_setting,
+    device_setting,
+    label_column_setting,
+    outdir_setting,
+    particles_setting,
+    setting,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from cryoclass.inference.engines import Engine
+    from cryoclass.inference.pipeline import Flow
+    from cryoclass.labels import Labelled
+    from cryoclass.outputs import Origin, Outputs
+    from cryoclass.particles import Particles
+    from cryoclass.sources import Boxes, Source
+
+SLOW_TSNE = 100_000  # particles
+QUERY = "query"  # where, among the outputs, those of the examples of another table lie
+
+OpenBoxes = Callable[["Particles"], "Source"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedRequest(WorkRequest):
+    """Which particles to embed, with which network, and what to make of it."""
+
+    particles: Path | None = particles_setting()
+    choice: ModelChoice = ModelChoice()
+    outdir: Path = outdir_setting("Embed")
+    label_column: str | None = label_column_setting()
+    device: str = device_setting()
+    batch_size: int = setting(
+        32, flags=("--batch-size", "-b"), help="Particles per batch.", minimum=1, maximum=65536
+    )
+    box: int | None = box_to_cut_setting()
+    bare: BareBackbone = BareBackbone()
+    layout: Mapping2d = Mapping2d()
+    examples: Exemplars = Exemplars()
+    boxes: BoxOrigin = BoxOrigin()
+    cutting: Cutting = Cutting()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedResult:
+    """What was embedded.
+
+    Attributes
+    ----------
+    table, page, picture
+        The user's table with columns added, the page and the picture of the map.
+    embedding
+        ``.npy`` file (n, E) in the order of the table; NaN for particles that could not be read.
+    shape
+        n and E.
+    rows
+        Numbers (from 0) of the particles that could be read.
+    ranked
+        The table in the order of likeness, where examples were given.
+    origin
+        Whether the embedding was computed, reused or continued.
+    """
+
+    table: Path
+    page: Path
+    picture: Path
+    embedding: Path
+    shape: tuple[int, int]
+    rows: "np.ndarray"
+    ranked: Path | None
+    origin: "Origin"
+
+
+def embed(request: EmbedRequest, listener: Listener = TO_LOG) -> EmbedResult:
+    """Show particles as a network sees them; no label is needed.
+
+    Fills ``outputs/`` in the folder of the results, or finds there what an earlier run with the same particles and network said;
+    map, clusters and ranking start from that.
+
+    Raises
+    ------
+    CryoclassError
+        Something that the user can mend; the message says what, and the way out.
+    """
+    claim(request.outdir, "particles.star", overwrite=request.overwrite)
+    request = _with_network(request)
+    from cryoclass.inference.pipeline import Flow
+    from cryoclass.outputs import FOLDER
+    from cryoclass.particles import read_particles
+
+    workers = use_cores(request.num_workers)
+    table = read_particles(particles_path(request.particles))
+    _check_layout(request.layout, len(table), listener)
+    _check_rows(request.examples, len(table))
+    labelled = _known_labels(table, request.label_column)
+    engine, boxes, open_boxes = _open(request, table, workers, listener)
+    flow = Flow(batch_size=request.batch_size, workers=workers, track=listener.track)
+    examples = _examples(request, engine, boxes, open_boxes, flow, listener)
+    facts = facts_of(engine, boxes, {"precision": "auto"})
+    outputs, origin = compute_outputs(engine, boxes.source, facts, request.outdir / FOLDER, flow, listener)
+    said = _Said(
+        table=table, engine=engine, outputs=outputs, labelled=labelled, examples=examples, origin=origin
+    )
+    return _write(request, said)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Said:
+    """All that the written files follow from; ``examples`` (m, E) are None where none were given."""
+
+    table: "Particles"
+    engine: "Engine"
+    outputs: "Outputs"
+    labelled: "Labelled | None"
+    examples: "np.ndarray | None"
+    origin: "Origin"
+
+
+# ----------------------------------------------------------------------------------------------- opening
+
+
+def _with_network(request: EmbedRequest) -> EmbedRequest:
+    """Name what looks at the particles where no model does: the backbone that was named, or the usual one."""
+    choice, bare = request.choice, request.bare
+    if sum(given is not None for given in (choice.model, choice.onnx, bare.backbone)) > 1:
+        raise UsageError("give one of --model, --onnx and --backbone, or none.")
+    if choice.given or bare.backbone is not None:
+        return request
+    return request.replace(bare=bare.replace(backbone=Start().backbone))
+
+
+def _open(
+    request: EmbedRequest, table: "Particles", workers: int, listener: Listener
+) -> "tuple[Engine, Boxes, OpenBoxes]":
+    """Return the engine, the boxes, and how to open the boxes of another table in the same way."""
+    from cryoclass.sources import Boxes
+
+    if request.bare.backbone is None:
+        engine = open_engine(request.choice, request.device, "auto", listener)
+        card, choice = engine.card, request.choice
+
+        def open_boxes(wanted: "Particles") -> "Source":
+            return open_model_source(wanted, request.boxes, request.cutting, card, choice, listener)
+
+        return engine, Boxes(source=open_boxes(table), workers=workers), open_boxes
+
+    def open_bare(wanted: "Particles") -> "Source":
+        return open_source(wanted, request.boxes, request.cutting, request.box, listener)
+
+    boxes = Boxes(source=open_bare(table), workers=workers)
+    return _backbone_engine(request.bare, boxes, request.device, listener), boxes, open_bare
+
+
+def _backbone_engine(bare: BareBackbone, boxes: "Boxes", device: str, listener: Listener) -> "Engine":
+    import torch
+
+    from cryoclass.backbones.registry import load_backbone, spec
+    from cryoclass.devices import choose_device
+    from cryoclass.inference.compatibility import outside_domain
+    from cryoclass.inference.engines import BackboneEngine
+
+    name = bare.backbone or Start().backbone
+    place, entry, source = choose_device(device), spec(name), boxes.source
+    if bare.weights is None and not entry.trained_on:
+        listener.warn(f"{name} has no pretrained weights: this map shows what a random network sees.")
+        torch.manual_seed(0)
+    wish = entry.preparation(bare.input_size).replace(depth=bare.depth, beam_axis=bare.beam_axis)
+    preparation = entry.prepare(wish, source.box)
+    backbone = load_backbone(name, weights=bare.weights, as_pretrained=True, track=listener.track)
+    engine = BackboneEngine(name, backbone, preparation, source, place)
+    listener.note(f"backbone: {name}; {engine.description}; grey values {preparation.intensity}")
+    if bare.weights is None:
+        for words in outside_domain(source, boxes.sample.contrast, entry, preparation):
+            listener.warn(words)
+    return engine
+
+
+def _check_layout(layout: Mapping2d, count: int, listener: Listener) -> None:
+    """Refuse, before anything is computed, what cannot be done afterwards."""
+    if layout.clusters is not None and layout.clusters > count:
+        raise UsageError(f"--clusters is {layout.clusters}; it must be at most the {count} particles.")
+    if layout.method == "tsne" and count > SLOW_TSNE:
+        listener.warn(f"t-SNE of {count} particles takes hours; --map pca takes seconds.")
+    if layout.method == "umap" and importlib.util.find_spec("umap") is None:
+        raise UsageError(
+            "--map umap needs the package umap-learn, which is not installed.",
+            "Run: pip install umap-learn, or use --map tsne.",
+        )
+
+
+def _known_labels(table: "Particles", label_column: str | None) -> "Labelled | None":
+    """Return the labels to colour by: of the named column, or of the usual one where it has any."""
+    from cryoclass.labels import from_column
+
+    usual = "cryoclassLabel" in table.block.labels and any(table.labels("cryoclassLabel"))
+    return from_column(table, label_column) if label_column or usual else None
+
+
+# ----------------------------------------------------------------------------------------------- ranking
+
+
+def _check_rows(examples: Exemplars, count: int) -> None:
+    """Hold the rows that were pointed at against the table."""
+    for row in examples.like or []:
+        if row > count:
+            raise UsageError(f"--like is {row}; the table has {count} particles, counted from 1.")
+
+
+def _examples(
+    request: EmbedRequest,
+    engine: "Engine",
+    boxes: "Boxes",
+    open_boxes: OpenBoxes,
+    flow: "Flow",
+    listener: Listener,
+) -> "np.ndarray | None":
+    """Embed the examples of another table (m, E) before all else, so that a wrong one costs no time; None where there is none."""
+    if request.examples.query is None:
+        return None
+    from cryoclass.inference.compatibility import check_same_boxes
+    from cryoclass.outputs import FOLDER
+    from cryoclass.particles import read_particles
+    from cryoclass.sources import Boxes
+
+    source = open_boxes(read_particles(request.examples.query))
+    check_same_boxes(source, boxes.source)
+    facts = facts_of(engine, Boxes(source=source, workers=flow.workers), {"precision": "auto"})
+    outputs, _ = compute_outputs(engine, source, facts, request.outdir / FOLDER / QUERY, flow, listener)
+    return outputs["embedding"][outputs.done]
+
+
+def _pointed_at(outputs: "Outputs", like: list[int]) -> "np.ndarray":
+    """Return the embeddings (m, E) of the rows that were pointed at."""
+    from cryoclass.outputs import Status
+
+    for row in like:
+        if outputs.status[row - 1] != Status.DONE:
+            raise UsageError(f"--like {row}: that particle cannot be read.", "Choose another.")
+    return outputs["embedding"][[row - 1 for row in like]]
+
+
+def _likeness(request: EmbedRequest, said: _Said) -> "np.ndarray | None":
+    """Return how like each row is to the examples (n,), -1 for those that are not done; None where none were given."""
+    like = request.examples.like
+    if said.examples is None and not like:
+        return None
+    import numpy as np
+
+    from cryoclass.backbones.registry import spec
+    from cryoclass.inference.likeness import likeness
+
+    examples = said.examples if said.examples is not None else _pointed_at(said.outputs, like or [])
+    rows = said.outputs.done
+    standardise = not spec(said.engine.card.backbone).natural_units
+    alike = np.full(len(said.table), -1.0)
+    alike[rows] = likeness(said.outputs["embedding"][rows], examples, standardise=standardise)
+    return alike
+
+
+# ----------------------------------------------------------------------------------------------- writing
+
+
+def _write(request: EmbedRequest, said: _Said) -> EmbedResult:
+    """Write everything; the user's table comes last and says that all is there."""
+    import numpy as np
+
+    from cryoclass.files import same_file_at
+    from cryoclass.jobs.layout import lay_out
+    from cryoclass.report.pages import embedding_page, embedding_png
+    from cryoclass.results import write_optimisation_sets
+
+    outdir, table, rows = request.outdir, said.table, said.outputs.done
+    star, page, picture = (outdir / name for name in ("particles.star", "embedding.html", "embedding.png"))
+    alike, ranked = _likeness(request, said), outdir / "ranked.star"
+    content, columns = lay_out(table, said.outputs, said.engine.card, said.labelled, request.layout)
+    if alike is not None:
+        cells = {"cryoclassLikeness": [f"{value:.4f}" for value in alike]}
+        order = rows[np.argsort(-alike[rows], kind="stable")]
+        table.with_columns(cells).select(order.tolist()).star.write(ranked)
+        columns |= cells
+    else:
+        ranked.unlink(missing_ok=True)
+    embedding_png(picture, content)
+    embedding_page(page, content)
+    stored = said.outputs.folder / "embedding.npy"
+    same_file_at(stored, outdir / "embeddings.npy")
+    write_optimisation_sets(table, request.boxes.tomograms, [star])
+    table.with_columns(columns).star.write(star)
+    return EmbedResult(
+        table=star,
+        page=page,
+        picture=picture,
+        embedding=outdir / "embeddings.npy",
+        shape=said.outputs["embedding"].shape[:2],
+        rows=rows,
+        ranked=ranked if alike is not None else None,
+        origin=said.origin,
+    )

@@ -1,0 +1,50 @@
+"""A model as one checked ONNX file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from cryoclass.errors import UsageError
+from cryoclass.progress import TO_LOG, Listener
+from cryoclass.settings import Settings, setting
+
+if TYPE_CHECKING:
+    from cryoclass.export.parity import Parity
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRequest(Settings):
+    """Which model to write, and where."""
+
+    panel = "Options"
+
+    model: Path = setting(argument=True, unit="model", help="Model folder written by finetune.")
+    out: Path = setting(Path("model.onnx"), flags=("--out", "-o"), unit="file", help="The file to write.")
+    precision: Literal["fp32", "fp16"] = setting("fp32", help="Number type of the network inside.")
+    overwrite: bool = setting(False, flags=("--overwrite",), help="Replace the file.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportResult:
+    """The file that was written, and how closely it follows torch."""
+
+    file: Path
+    parity: "Parity"
+
+
+def export(request: ExportRequest, listener: Listener = TO_LOG) -> ExportResult:
+    """Write a model as one self-contained ONNX file, checked against torch.
+
+    Raises
+    ------
+    CryoclassError
+        Something that the user can mend; the message says what, and the way out.
+    """
+    if request.out.exists() and not request.overwrite:
+        raise UsageError(f"{request.out} exists.", "Choose another --out, or add --overwrite.")
+    if request.out.suffix != ".onnx":
+        raise UsageError(f"--out {request.out} must end in .onnx.")
+    from cryoclass.export.onnx_file import export_onnx
+
+    listener.note(f"exporting {request.model}, and comparing the graph with torch")
+    return ExportResult(file=request.out, parity=export_onnx(request.model, request.out, request.precision))

@@ -1,0 +1,130 @@
+"""From coordinates and tomograms to subtomograms."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cryoclass.claims import claim
+from cryoclass.jobs.opening import contrast_words, cores, particles_path, warn_at_start
+from cryoclass.progress import TO_LOG, Listener
+from cryoclass.settings import Extraction, TomogramFiles, WorkRequest, outdir_setting, particles_setting
+
+if TYPE_CHECKING:
+    from cryoclass.cutting import TomogramSource
+    from cryoclass.extraction import Extracted
+    from cryoclass.particles import Particles
+    from cryoclass.tomograms import Tomogram
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractRequest(WorkRequest):
+    """Which particles to cut out of which tomograms, and how."""
+
+    particles: Path | None = particles_setting()
+    outdir: Path = outdir_setting("Extract")
+    files: TomogramFiles = TomogramFiles()
+    settings: Extraction
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractResult:
+    """What an extraction did.
+
+    Attributes
+    ----------
+    extracted
+        Rows written and left out, with the reasons.
+    count
+        Particles in the table.
+    tomograms
+        How many they were cut out of.
+    page
+        The page to look at.
+    """
+
+    extracted: "Extracted"
+    count: int
+    tomograms: int
+    page: Path
+
+
+def extract(request: ExtractRequest, listener: Listener = TO_LOG) -> ExtractResult:
+    """Cut subtomograms out of tomograms; write one volume each, the table, and a page.
+
+    Raises
+    ------
+    CryoclassError
+        Something that the user can mend; the message says what, and the way out.
+    """
+    claim(request.outdir, "particles.star", overwrite=request.overwrite)
+    from cryoclass.extraction import extract as extract_all
+    from cryoclass.particles import read_particles
+    from cryoclass.results import write_optimisation_sets
+
+    table = read_particles(particles_path(request.particles))
+    listener.note(f"{table.path}: {table.dialect.in_words()}, {len(table)} particles")
+    tomograms = request.files.tomograms
+    if tomograms is None and table.optimisation_set is not None:
+        tomograms = table.optimisation_set.path
+    source, found = _open(table, request, tomograms, listener)
+    extracted = extract_all(source, request.outdir, request.num_workers or cores(), listener.track)
+    page = request.outdir / "extract.html"
+    _write_page(page, source, extracted)
+    write_optimisation_sets(table, tomograms, [extracted.star])
+    return ExtractResult(extracted=extracted, count=len(table), tomograms=len(found), page=page)
+
+
+def _open(
+    table: "Particles", request: ExtractRequest, tomograms: Path | None, listener: Listener
+) -> "tuple[TomogramSource, dict[str, Tomogram]]":
+    from cryoclass.cutting import TomogramSource
+    from cryoclass.tomograms import find_tomograms
+
+    files = request.files
+    found = find_tomograms(table.tomograms, tomograms, table.path, skip_missing=files.skip_missing)
+    source = TomogramSource(table, found, request.settings, files.tomogram_angpix)
+    warn_at_start(source, listener, request.outdir)
+    _warn_of_silent_optics(table, listener)
+    for line in contrast_words(source):
+        listener.note(line)
+    return source, found
+
+
+def _warn_of_silent_optics(table: "Particles", listener: Listener) -> None:
+    """Coordinates alone are enough for us; RELION (3.1.3, measured) refuses a particle file without these two."""
+    known = {label for block in table.star.blocks for label in block.labels}
+    lacking = [label for label in ("rlnVoltage", "rlnSphericalAberration") if label not in known]
+    if lacking:
+        listener.warn(
+            f"{table.path} has no {' and no '.join(lacking)}; RELION reads particles only with both. Add them where "
+            "the particles go on to RELION."
+        )
+
+
+def _write_page(path: Path, source: "TomogramSource", extracted: "Extracted") -> None:
+    from cryoclass.report.content import Example, ExtractContent, TomogramSheet
+    from cryoclass.report.pages import extract_page
+
+    names = source.particles.tomograms
+    written = Counter(names[row] for row in extracted.rows.tolist())
+    skipped = Counter(item.tomogram for item in extracted.skipped)
+    sheets = [
+        TomogramSheet(
+            name=name,
+            written=written[name],
+            skipped=skipped[name],
+            examples=[
+                Example(box=box, row=row + 1, tomogram=name) for row, box in extracted.sample.get(name, [])
+            ],
+        )
+        for name in dict.fromkeys(names)
+    ]
+    content = ExtractContent(
+        tomograms=sheets,
+        mean_box=extracted.mean,
+        angpix=extracted.angpix,
+        reasons=Counter(item.reason for item in extracted.skipped),
+        settings=source.settings.to_dict(),
+    )
+    extract_page(path, content)

@@ -1,0 +1,192 @@
+"""From labelled particles to a model folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cryoclass.claims import claim_run
+from cryoclass.jobs.opening import open_source, particles_path, use_cores
+from cryoclass.progress import TO_LOG, Listener
+from cryoclass.settings import (
+    BoxOrigin,
+    Cutting,
+    Split,
+    Start,
+    Training,
+    WorkRequest,
+    box_to_cut_setting,
+    device_setting,
+    label_column_setting,
+    outdir_setting,
+    resume_setting,
+    setting,
+)
+
+if TYPE_CHECKING:
+    from cryoclass.labels import Labelled
+    from cryoclass.settings import Recipe
+    from cryoclass.sources import Boxes
+    from cryoclass.training.finetune import FineTuned
+    from cryoclass.training.loop import Run
+    from cryoclass.training.splits import Assignment
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneRequest(WorkRequest):
+    """Which labelled particles to learn from, and how."""
+
+    particles: list[str] | None = setting(
+        None,
+        argument=True,
+        unit="particles",
+        help="STAR file with labels; or one per class, such as ribosome=a.star junk=b.star.",
+    )
+    label_column: str | None = label_column_setting()
+    outdir: Path = outdir_setting("Finetune")
+    device: str = device_setting()
+    resume: bool = resume_setting()
+    box: int | None = box_to_cut_setting()
+    start: Start = Start()
+    training: Training = Training()
+    split: Split = Split()
+    boxes: BoxOrigin = BoxOrigin()
+    cutting: Cutting = Cutting()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Which labelled particles take which part; told before training starts.
+
+    Attributes
+    ----------
+    split
+        In words, with the reason.
+    counts
+        Of each class: all of its labelled particles, and those in each part.
+    """
+
+    split: str
+    counts: dict[str, dict[str, int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneResult:
+    """What a fine-tuning did.
+
+    Attributes
+    ----------
+    model
+        The model folder.
+    tuned
+        Classifier, card, history and scores.
+    table
+        The first of the tables that it learnt from.
+    page
+        The page to look at.
+    """
+
+    model: Path
+    tuned: "FineTuned"
+    table: Path
+    page: Path
+
+
+def finetune(request: FinetuneRequest, listener: Listener = TO_LOG) -> FinetuneResult:
+    """Teach a network classes from labelled particles; write a model folder.
+
+    The listener is told the :class:`Plan`, and the record of each epoch
+    (:class:`cryoclass.training.loop.EpochRecord`).
+
+    Raises
+    ------
+    CryoclassError
+        Something that the user can mend; the message says what, and the way out.
+    """
+    claim_run(request.outdir, "model.json", resume=request.resume, overwrite=request.overwrite)
+    from cryoclass.labels import read_labelled
+    from cryoclass.training.finetune import choose_recipe
+    from cryoclass.training.finetune import finetune as train
+    from cryoclass.training.splits import assign_parts
+
+    workers = use_cores(request.num_workers)
+    run = _run(request, workers, listener)
+    recipe = choose_recipe(request.start, request.training)
+    labelled = read_labelled(request.particles or [str(particles_path(None))], request.label_column)
+    assignment = assign_parts(
+        labelled.labels, labelled.tomograms, request.split, request.training.seed, labelled.classes
+    )
+    boxes = _open(labelled, request, workers, listener)
+    _warn_of_domain(boxes, recipe, request.start, listener)
+    listener.tell(_plan(labelled, assignment))
+    tuned = train(labelled, boxes, assignment, recipe, request.start, run)
+    page = request.outdir / "report.html"
+    _write(request.outdir, page, tuned, labelled, boxes)
+    return FinetuneResult(model=request.outdir, tuned=tuned, table=labelled.tables[0].path, page=page)
+
+
+def _run(request: FinetuneRequest, workers: int, listener: Listener) -> "Run":
+    from cryoclass.devices import choose_device
+    from cryoclass.training.loop import Run
+
+    return Run(
+        device=choose_device(request.device),
+        seed=request.training.seed,
+        freeze=request.training.freeze,
+        folder=request.outdir,
+        resume=request.resume,
+        workers=workers,
+        track=listener.track,
+        on_epoch=listener.tell,
+        facts={
+            "files": request.particles,
+            **request.boxes.to_dict(),
+            **request.cutting.to_dict(),
+        },
+    )
+
+
+def _open(labelled: "Labelled", request: FinetuneRequest, workers: int, listener: Listener) -> "Boxes":
+    from cryoclass.sources import Boxes, JoinedSource
+
+    sources = [
+        open_source(table, request.boxes, request.cutting, request.box, listener) for table in labelled.tables
+    ]
+    return Boxes(source=JoinedSource(sources) if len(sources) > 1 else sources[0], workers=workers)
+
+
+def _warn_of_domain(boxes: "Boxes", recipe: "Recipe", start: Start, listener: Listener) -> None:
+    """Say what the boxes have that packaged weights have not learnt from, where those are the start."""
+    if start.init != "auto" or start.weights is not None:
+        return
+    from cryoclass.backbones.registry import spec
+    from cryoclass.inference.compatibility import outside_domain
+
+    entry = spec(start.backbone)
+    if entry.packaged:
+        for words in outside_domain(boxes.source, boxes.sample.contrast, entry, recipe.preparation):
+            listener.warn(words)
+
+
+def _plan(labelled: "Labelled", assignment: "Assignment") -> Plan:
+    from cryoclass.training.splits import PARTS
+
+    parts = assignment.parts
+    counts = {}
+    for number, name in enumerate(labelled.classes):
+        own = parts[labelled.labels == number]
+        counts[name] = {"all": len(own)} | {part: int((own == part).sum()) for part in PARTS}
+    return Plan(split=f"{assignment.mode}s kept apart, because {assignment.reason}", counts=counts)
+
+
+def _write(outdir: Path, page: Path, tuned: "FineTuned", labelled: "Labelled", boxes: "Boxes") -> None:
+    """Write everything; the model folder's card comes last and says that the run is finished."""
+    from cryoclass.classifier import save_model
+    from cryoclass.jobs.pages import write_training_page
+    from cryoclass.results import write_metrics
+    from cryoclass.training.outputs import write_history, write_predictions
+
+    write_history(outdir / "history.csv", tuned.history.epochs)
+    write_metrics(outdir / "metrics.json", tuned.metrics)
+    write_predictions(outdir / "predictions.star", tuned, labelled)
+    write_training_page(page, tuned, labelled, boxes)
+    save_model(outdir, tuned.classifier, tuned.card)

@@ -1,0 +1,229 @@
+"""What several jobs open: the table, its boxes and what is asked of them, and the engine."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cryoclass.errors import UsageError
+from cryoclass.progress import Listener
+from cryoclass.settings import BoxOrigin, Cutting, Extraction, ModelChoice, Precision
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cryoclass.classifier import ModelCard
+    from cryoclass.cutting import TomogramSource
+    from cryoclass.images import FileSource
+    from cryoclass.inference.engines import Engine
+    from cryoclass.inference.pipeline import Flow
+    from cryoclass.outputs import Facts, Origin, Outputs
+    from cryoclass.particles import Particles
+    from cryoclass.sources import Boxes, Source
+
+DEFAULT_PARTICLES = Path("particles.star")
+
+
+def cores() -> int:
+    """Return how many cores this process may use (SLURM and taskset are obeyed)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def use_cores(wish: int | None) -> int:
+    """Let torch compute with the wished number of threads, or with its own, and return how many threads may read."""
+    if wish is not None:
+        import torch
+
+        torch.set_num_threads(wish)
+    return wish or cores()
+
+
+def particles_path(given: Path | None) -> Path:
+    """Return the STAR file: the given one, or ``particles.star`` in the current folder.
+
+    Raises
+    ------
+    UsageError
+        None was given and there is none.
+    """
+    if given is None and not DEFAULT_PARTICLES.is_file():
+        raise UsageError(
+            "no STAR file given, and there is no particles.star here.", "Name one: cryoclass ... FILE.star"
+        )
+    return given or DEFAULT_PARTICLES
+
+
+def open_source(
+    table: "Particles", origin: BoxOrigin, cutting: Cutting, box: int | None, listener: Listener
+) -> "Source":
+    """Return the particles' boxes and say where they come from.
+
+    Parameters
+    ----------
+    table
+        The particles.
+    origin
+        Where to take their boxes from.
+    cutting
+        How to cut; of it, files obey ``invert`` alone.
+    box
+        Side in pixels of the boxes to cut.
+    listener
+        Hears what was understood.
+
+    Raises
+    ------
+    UsageError
+        Tomograms were given, but no box.
+    """
+    listener.note(f"{table.path}: {table.dialect.in_words()}, {len(table)} particles")
+    if origin.tomograms is None:
+        return _from_files(table, origin, cutting, listener)
+    if box is None:
+        raise UsageError(
+            "--tomograms needs --box, the side of the boxes to cut.", "Add --box 32, for example."
+        )
+    return _from_tomograms(table, origin, Extraction.of(cutting, box, origin.angpix), listener)
+
+
+def open_model_source(
+    table: "Particles",
+    origin: BoxOrigin,
+    cutting: Cutting,
+    card: "ModelCard",
+    choice: ModelChoice,
+    listener: Listener,
+) -> "Source":
+    """Return boxes that fit a model: cut at its size, or read from files and compared with its card.
+
+    Raises
+    ------
+    ModelError
+        Pixel size or box are not the model's, and nothing says what to do about it.
+    """
+    from cryoclass.inference.compatibility import fit_to_model
+
+    if origin.tomograms is not None and origin.angpix is None:
+        origin = origin.replace(angpix=card.angpix)
+    source = open_source(table, origin, cutting, card.box[0], listener)
+    return fit_to_model(source, card, rescale=choice.rescale)
+
+
+def open_engine(choice: ModelChoice, device: str, precision: Precision, listener: Listener) -> "Engine":
+    """Return the engine for exactly one of a model folder and an ONNX file, and say what it is.
+
+    Raises
+    ------
+    UsageError
+        None or both are given.
+    ModelError
+        The model cannot be used.
+    """
+    from cryoclass.inference.engines import load_engine
+
+    engine = load_engine(choice.model, choice.onnx, device, precision)
+    card = engine.card
+    listener.note(
+        f"model: {card.backbone}, {len(card.classes)} classes, {card.box[0]} pixels of {card.angpix:.4g} A; "
+        f"{engine.description}"
+    )
+    return engine
+
+
+def facts_of(engine: "Engine", boxes: "Boxes", settings: "Mapping[str, object]") -> "Facts":
+    """Return what an engine's outputs for some boxes belong to.
+
+    Precision counts where the user asks for one. What the machine chooses by itself does not: outputs of a GPU are taken
+    where there is none.
+    """
+    from cryoclass.outputs import Facts
+
+    return Facts(count=len(boxes.source), input=boxes.fingerprint, model=engine.identity(), settings=settings)
+
+
+def compute_outputs(
+    engine: "Engine",
+    source: "Source",
+    facts: "Facts",
+    folder: Path,
+    flow: "Flow",
+    listener: Listener,
+) -> "tuple[Outputs, Origin]":
+    """Return what an engine says of every row: as stored in a folder, as far as that belongs to these facts, else computed.
+
+    Raises
+    ------
+    CryoclassError
+        As :func:`cryoclass.outputs.open_outputs` and :func:`cryoclass.inference.pipeline.compute`.
+    """
+    from cryoclass.inference.pipeline import compute
+    from cryoclass.outputs import open_outputs, origin_of
+
+    outputs = open_outputs(folder, facts)
+    origin = origin_of(outputs)
+    if origin == "reused":
+        listener.note(
+            f"{folder}: all {len(outputs)} rows are there, of this model and these boxes; nothing is computed"
+        )
+    elif origin == "continued":
+        listener.note(
+            f"{folder}: {outputs.found} of {len(outputs)} rows are there already; going on with the others"
+        )
+    compute(engine, source, outputs, flow)
+    return outputs, origin
+
+
+def warn_at_start(
+    source: "FileSource | TomogramSource", listener: Listener, writes_to: Path | None = None
+) -> None:
+    """Say what the doctor would warn of, as far as that reads no voxels.
+
+    Raises
+    ------
+    ParticleError
+        Most boxes would lie outside their tomograms.
+    """
+    from cryoclass.doctor.start import check_start
+
+    for finding in check_start(source, writes_to):
+        listener.warn(f"{finding.words}. {finding.way_out}".strip())
+
+
+def contrast_words(source: "TomogramSource") -> list[str]:
+    """Say for which tomograms the contrast is flipped, and why."""
+    bright = [p.tomogram.is_bright(source.particles.dialect) for p in source.placements]
+    if source.settings.invert != "auto":
+        return [f"contrast: {'flipped' if source.settings.invert == 'yes' else 'left as it is'}, as asked"]
+    words = []
+    if not all(bright):
+        words.append(f"contrast: flipped for {bright.count(False)} tomograms (RELION, IMOD: protein is dark)")
+    if any(bright):
+        words.append(
+            f"contrast: left as it is for {bright.count(True)} tomograms (Warp, M: protein is bright)"
+        )
+    return words
+
+
+def _from_files(table: "Particles", origin: BoxOrigin, cutting: Cutting, listener: Listener) -> "Source":
+    from cryoclass.images import FileSource
+    from cryoclass.sources import InvertedSource
+
+    source = FileSource(table, origin.angpix)
+    warn_at_start(source, listener)
+    listener.note(f"boxes: {source.box} pixels of {source.angpix:.4g} A, from files")
+    return InvertedSource(source) if cutting.invert == "yes" else source
+
+
+def _from_tomograms(
+    table: "Particles", origin: BoxOrigin, settings: Extraction, listener: Listener
+) -> "Source":
+    from cryoclass.cutting import TomogramSource
+    from cryoclass.tomograms import find_tomograms
+
+    found = find_tomograms(table.tomograms, origin.tomograms, table.path, skip_missing=origin.skip_missing)
+    source = TomogramSource(table, found, settings, origin.tomogram_angpix)
+    warn_at_start(source, listener)
+    size = f"{source.box} pixels of {source.angpix:.4g} A"
+    listener.note(f"boxes: {size}, cut from {len(found)} tomograms on the fly")
+    for line in contrast_words(source):
+        listener.note(line)
+    return source

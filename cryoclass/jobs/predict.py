@@ -1,0 +1,229 @@
+"""Classes and probabilities for every particle, in the user's own STAR file."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cryoclass.claims import claim
+from cryoclass.errors import UsageError
+from cryoclass.jobs.opening import (
+    compute_outputs,
+    facts_of,
+    open_engine,
+    open_model_source,
+    particles_path,
+    use_cores,
+)
+from cryoclass.progress import TO_LOG, Listener
+from cryoclass.settings import (
+    BoxOrigin,
+    Cutting,
+    ModelChoice,
+    Precision,
+    WorkRequest,
+    device_setting,
+    label_column_setting,
+    outdir_setting,
+    particles_setting,
+    setting,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from cryoclass.classifier import ModelCard
+    from cryoclass.metrics import Metrics
+    from cryoclass.outputs import Origin, Outputs
+    from cryoclass.particles import Particles
+    from cryoclass.results import Decisions
+    from cryoclass.sources import Boxes
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictRequest(WorkRequest):
+    """Which particles to classify, with which model, and what to write of it."""
+
+    particles: Path | None = particles_setting()
+    choice: ModelChoice = ModelChoice()
+    outdir: Path = outdir_setting("Predict")
+    min_probability: float = setting(
+        0.0, help="Particles below it get no class (number 0).", minimum=0, maximum=1
+    )
+    split_classes: bool = setting(
+        False, flags=("--split-classes",), help="Also write one STAR file per class."
+    )
+    label_column: str | None = label_column_setting()
+    device: str = device_setting()
+    precision: Precision = setting(
+        "auto", help="Number type on the device; auto is bf16 on CUDA and fp32 on CPU."
+    )
+    batch_size: int = setting(
+        32, flags=("--batch-size", "-b"), help="Particles per batch.", minimum=1, maximum=65536
+    )
+    boxes: BoxOrigin = BoxOrigin()
+    cutting: Cutting = Cutting()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictResult:
+    """What a prediction wrote, and what it says.
+
+    Attributes
+    ----------
+    table, page
+        The user's table with columns added, and the page to look at.
+    classes
+        Names, in the order of the numbers.
+    decisions
+        Probabilities, class and status of each row.
+    parts, sets
+        Files of single classes, and optimisation sets.
+    scores
+        Against the labels in the table; None where there are none.
+    origin
+        Whether the network's outputs were computed, reused or continued.
+    """
+
+    table: Path
+    page: Path
+    classes: tuple[str, ...]
+    decisions: "Decisions"
+    parts: tuple[Path, ...]
+    sets: tuple[Path, ...]
+    scores: "Metrics | None"
+    origin: "Origin"
+
+
+def predict(request: PredictRequest, listener: Listener = TO_LOG) -> PredictResult:
+    """Classify particles with a model folder or an exported ONNX file.
+
+    Fills ``outputs/`` in the folder of the results, or finds there what an earlier run with the same particles and model said;
+    everything else is written from that.
+
+    Raises
+    ------
+    CryoclassError
+        Something that the user can mend; the message says what, and the way out.
+    """
+    claim(request.outdir, "particles.star", overwrite=request.overwrite)
+    _check_one(request.choice)
+    path = particles_path(request.particles)
+    from cryoclass.inference.compatibility import check_contrast
+    from cryoclass.inference.pipeline import Flow
+    from cryoclass.outputs import FOLDER
+    from cryoclass.particles import read_particles
+    from cryoclass.results import decide
+    from cryoclass.sources import Boxes
+
+    workers = use_cores(request.num_workers)
+    engine = open_engine(request.choice, request.device, request.precision, listener)
+    table = read_particles(path)
+    labels = _known_labels(table, request.label_column, engine.card, listener)
+    source = open_model_source(table, request.boxes, request.cutting, engine.card, request.choice, listener)
+    boxes = Boxes(source=source, workers=workers)
+    if request.cutting.invert == "auto":
+        check_contrast(boxes.sample.contrast, engine.card)
+    facts = facts_of(engine, boxes, {"precision": request.precision})
+    flow = Flow(batch_size=request.batch_size, workers=workers, track=listener.track)
+    outputs, origin = compute_outputs(engine, boxes.source, facts, request.outdir / FOLDER, flow, listener)
+    said = _Said(
+        table=table,
+        card=engine.card,
+        outputs=outputs,
+        decisions=decide(outputs, request.min_probability),
+        labels=labels,
+    )
+    return _write(request, said, boxes, origin)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Said:
+    """All that the written files follow from; ``labels`` (n,) are -1 where unknown."""
+
+    table: "Particles"
+    card: "ModelCard"
+    outputs: "Outputs"
+    decisions: "Decisions"
+    labels: "np.ndarray"
+
+
+def _check_one(choice: ModelChoice) -> None:
+    if (choice.model is None) == (choice.onnx is None):
+        raise UsageError(
+            "give one of --model and --onnx.",
+            "--model Finetune/ is what finetune wrote, --onnx what export wrote.",
+        )
+
+
+def _known_labels(
+    table: "Particles", label_column: str | None, card: "ModelCard", listener: Listener
+) -> "np.ndarray":
+    """Return the number of each particle's label among the model's classes (n,); -1 where there is none.
+
+    A class number of the file is taken for a label only where the user names that column: it is what most files
+    have from an earlier classification.
+    """
+    import numpy as np
+
+    if label_column is None and "cryoclassLabel" not in table.block.labels:
+        return np.full(len(table), -1)
+    numbers = {name: number for number, name in enumerate(card.classes)}
+    texts = table.labels(table.label_column(label_column))
+    strange = Counter(text for text in texts if text is not None and text not in numbers)
+    if strange:
+        shown = ", ".join(name for name, _ in strange.most_common(3))
+        listener.warn(
+            f"{strange.total()} labels are not classes of the model ({shown}); they are not scored."
+        )
+    return np.array([-1 if text is None else numbers.get(text, -1) for text in texts])
+
+
+def _write(request: PredictRequest, said: _Said, boxes: "Boxes", origin: "Origin") -> PredictResult:
+    """Write everything; the user's table comes last and says that all is there."""
+    from cryoclass.jobs.pages import write_prediction_page
+    from cryoclass.results import (
+        left_out,
+        prediction_columns,
+        remove_earlier,
+        write_classes,
+        write_metrics,
+        write_optimisation_sets,
+        write_skipped,
+        write_split,
+    )
+
+    outdir, table, classes = request.outdir, said.table, said.card.classes
+    star, page = outdir / "particles.star", outdir / "report.html"
+    result = table.with_columns(prediction_columns(said.decisions, classes))
+    remove_earlier(outdir)
+    write_skipped(outdir / "skipped.csv", table, left_out(table, said.outputs))
+    write_classes(outdir / "classes.star", said.decisions.classes, classes)
+    parts = write_split(outdir, result, said.decisions, classes) if request.split_classes else []
+    sets = write_optimisation_sets(table, request.boxes.tomograms, [star, *parts])
+    scores = _score(said)
+    if scores is not None:
+        write_metrics(outdir / "metrics.json", {"labelled": scores})
+    write_prediction_page(page, said.decisions, said.outputs.reasons, said.labels, boxes, said.card)
+    result.star.write(star)
+    return PredictResult(
+        table=star,
+        page=page,
+        classes=classes,
+        decisions=said.decisions,
+        parts=tuple(parts),
+        sets=tuple(sets),
+        scores=scores,
+        origin=origin,
+    )
+
+
+def _score(said: _Said) -> "Metrics | None":
+    """Hold the probabilities against the labels of the table, where it has some."""
+    from cryoclass.metrics import evaluate
+
+    done = said.decisions.done
+    known = done[said.labels[done] >= 0]
+    if not len(known):
+        return None
+    return evaluate(said.decisions.probabilities[known], said.labels[known], said.card.classes)

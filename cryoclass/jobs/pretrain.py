@@ -1,0 +1,188 @@
+"""A network that has learnt shape, before it sees a label."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cryoclass.claims import claim_run
+from cryoclass.errors import UsageError
+from cryoclass.jobs.opening import open_source, use_cores
+from cryoclass.progress import TO_LOG, Listener
+from cryoclass.settings import (
+    BoxOrigin,
+    Cutting,
+    Invention,
+    Learner,
+    Pretraining,
+    WorkRequest,
+    box_to_cut_setting,
+    device_setting,
+    outdir_setting,
+    resume_setting,
+    setting,
+)
+
+if TYPE_CHECKING:
+    from cryoclass.backbones.spec import Backbone
+    from cryoclass.pretraining.loop import Period, Pretrained, PretrainingRun
+    from cryoclass.settings import Preparation
+    from cryoclass.training.boxes import KeptBoxes
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainRequest(WorkRequest):
+    """What to teach to which network."""
+
+    particles: Path | None = setting(
+        None,
+        argument=True,
+        unit="particles",
+        help="STAR file of your own unlabelled particles, as further pairs; invented species alone where left out.",
+    )
+    outdir: Path = outdir_setting("Pretrain")
+    device: str = device_setting()
+    resume: bool = resume_setting()
+    box: int | None = box_to_cut_setting()
+    pretraining: Pretraining = Pretraining()
+    invention: Invention = Invention()
+    learner: Learner = Learner()
+    boxes: BoxOrigin = BoxOrigin()
+    cutting: Cutting = Cutting()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainResult:
+    """What a pre-training did.
+
+    Attributes
+    ----------
+    weights, card
+        The files to start from.
+    backbone
+        The network that they belong to.
+    pretrained
+        History and score.
+    """
+
+    weights: Path
+    card: Path
+    backbone: str
+    pretrained: "Pretrained"
+
+
+def pretrain(
+    request: PretrainRequest, listener: Listener = TO_LOG, command: Sequence[str] = ("pretrain",)
+) -> PretrainResult:
+    """Teach a network shape, without any label; write its weights and a card.
+
+    The listener is told each line of the history (:class:`cryoclass.pretraining.loop.Period`).
+
+    Parameters
+    ----------
+    request
+        What to do.
+    listener
+        Hears how it goes.
+    command
+        What the card names as the command that made the weights.
+
+    Raises
+    ------
+    CryoclassError
+        Something that the user can mend; the message says what, and the way out.
+    """
+    claim_run(request.outdir, "backbone.json", resume=request.resume, overwrite=request.overwrite)
+    _check_own(request)
+    from cryoclass.pretraining.card import CARD, HISTORY, WEIGHTS, make_card, write_backbone
+    from cryoclass.pretraining.loop import pretrain as train
+    from cryoclass.training.outputs import write_history
+
+    workers = use_cores(request.num_workers)
+    own = _read_own(request, workers, listener)
+    backbone, preparation, start = _network(request, listener)
+    run = _run(request, own, start, listener)
+    result = train(backbone, preparation, request.pretraining, request.invention, run)
+    facts = {
+        "command": command,
+        "start": start,
+        "device": str(run.device),
+        "own_particles": len(own.rows) if own else 0,
+    }
+    name, outdir = request.learner.backbone, request.outdir
+    write_history(outdir / HISTORY, result.periods)
+    card = make_card(name, preparation, request.pretraining, request.invention, result, facts)
+    write_backbone(outdir, backbone, card)
+    return PretrainResult(weights=outdir / WEIGHTS, card=outdir / CARD, backbone=name, pretrained=result)
+
+
+def _network(request: PretrainRequest, listener: Listener) -> "tuple[Backbone, Preparation, str]":
+    """Return the network, what it is shown, and what it starts from in words."""
+    import torch
+
+    from cryoclass.backbones.registry import load_backbone, spec
+
+    learner = request.learner
+    entry = spec(learner.backbone)
+    wish = entry.preparation(learner.input_size).replace(depth=learner.depth, beam_axis=learner.beam_axis)
+    preparation = entry.prepare(wish, request.invention.box)
+    torch.manual_seed(request.pretraining.seed)
+    backbone = load_backbone(
+        learner.backbone, weights=learner.weights, as_pretrained=True, track=listener.track
+    )
+    return backbone, preparation, str(learner.weights) if learner.weights else entry.trained_on or "random"
+
+
+def _run(
+    request: PretrainRequest, own: "KeptBoxes | None", start: str, listener: Listener
+) -> "PretrainingRun":
+    import torch
+
+    from cryoclass.devices import choose_device
+    from cryoclass.pretraining.card import HISTORY
+    from cryoclass.pretraining.loop import PretrainingRun
+    from cryoclass.training.outputs import write_history
+
+    place = choose_device(request.device)
+    name = request.learner.backbone
+    listener.note(f"{name}, start: {start}, on {place}, {torch.get_num_threads()} threads")
+
+    def tell(periods: "Sequence[Period]") -> None:
+        write_history(request.outdir / HISTORY, periods)
+        listener.tell(periods[-1])
+
+    return PretrainingRun(
+        device=place,
+        folder=request.outdir,
+        resume=request.resume,
+        own=own,
+        facts={"backbone": name, "start": start, "particles": str(request.particles)},
+        track=listener.track,
+        on_period=tell,
+    )
+
+
+def _check_own(request: PretrainRequest) -> None:
+    if request.particles is not None and not request.pretraining.contrast:
+        raise UsageError(
+            "nobody knows what your own particles are like; they can only be compared.",
+            "Add --views 2 --contrast 0.1.",
+        )
+
+
+def _read_own(request: PretrainRequest, workers: int, listener: Listener) -> "KeptBoxes | None":
+    """Read the user's own particles, as many as fit into memory."""
+    if request.particles is None:
+        return None
+    import numpy as np
+
+    from cryoclass.particles import read_particles
+    from cryoclass.training.boxes import read_boxes
+
+    table = read_particles(request.particles)
+    source = open_source(table, request.boxes, request.cutting, request.box, listener)
+    read = read_boxes(source, np.arange(len(table)), None, workers, listener.track)
+    if not len(read.rows):
+        raise UsageError(f"none of the {len(table)} particles of {request.particles} can be read.")
+    listener.note(f"{len(read.rows)} of {len(table)} particles of {request.particles} take part")
+    return read

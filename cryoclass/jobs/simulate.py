@@ -1,0 +1,51 @@
+"""Data with known truth, to try everything on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cryoclass.claims import claim
+from cryoclass.progress import TO_LOG, Listener
+from cryoclass.settings import Request, Simulation, outdir_setting, setting
+
+if TYPE_CHECKING:
+    from cryoclass.simulate.writer import Simulated
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulateRequest(Request):
+    """What to simulate."""
+
+    outdir: Path = outdir_setting("Simulated")
+    maps: Path | None = setting(
+        None,
+        unit="dir",
+        help="Folder of density maps (MRC), one per species, instead of the built-in phantoms.",
+    )
+    particles: bool = setting(
+        False, flags=("--particles",), help="Write particles directly, without tomograms."
+    )
+    settings: Simulation = Simulation()
+
+
+def simulate(request: SimulateRequest, listener: Listener = TO_LOG) -> "Simulated":
+    """Simulate tomograms, or particles, of known content; write them, the table and the truth.
+
+    Raises
+    ------
+    CryoclassError
+        Something that the user can mend; the message says what, and the way out.
+    """
+    claim(request.outdir, "truth.star", overwrite=request.overwrite)
+    from cryoclass.simulate.maps import read_maps
+    from cryoclass.simulate.phantoms import phantom_densities
+    from cryoclass.simulate.writer import write_particles, write_tomograms
+
+    settings = request.settings
+    shapes = (
+        read_maps(request.maps, settings.angpix, settings.box)
+        if request.maps
+        else phantom_densities(settings)
+    )
+    write = write_particles if request.particles else write_tomograms
+    return write(request.outdir, shapes, settings, listener.track)
