@@ -24,7 +24,7 @@ from cryoclass.backbones.stem import sum_channels
 from cryoclass.classifier import Classifier, ModelCard, WholeModel
 from cryoclass.images import FileSource
 from cryoclass.inference.engines import Predicted, TorchEngine
-from cryoclass.inference.pipeline import Batch, Flow, predict
+from cryoclass.inference.pipeline import Flow, compute
 from cryoclass.particles import read_particles
 from cryoclass.preparation import Preparer
 from cryoclass.settings import Preparation

@@ -11,7 +11,6 @@ from cryoclass.star.names import resolve
 from cryoclass.volumes.mrc import Volume, check_finite, open_volume
 from cryoclass.volumes.pixels import agree
 
-STAMPED = 200  # files whose size and time are looked at to tell them from others of the same names
 _REEXTRACT = (
     "Extract again with 3D volumes (RELION 5: 'Write output as 2D stacks? No'; WarpTools: --3d), or cut them from "
     "the tomograms: cryoclass extract, or --tomograms."
@@ -66,17 +65,13 @@ class FileSource:
     def fingerprint(self) -> str:
         """Return what the boxes are; see :class:`cryoclass.sources.Source`.
 
-        The names of all images within their folders, and size and time of some of the files: a folder that was moved
-        as a whole holds the same boxes.
+        The names of the images within their folders, and size and time of the files: a folder that was moved as a whole
+        holds the same boxes.
         """
         names = [image.rpartition("/")[2] for image in self.images]
-        some = np.unique(np.linspace(0, len(names) - 1, STAMPED).astype(int))
-        stamps = [stamp(self._path(index)) for index in some.tolist()]
+        files = dict.fromkeys(image.rpartition("@")[2] for image in self.images)
+        stamps = [stamp(resolve(name, self.particles.path) or Path(name)) for name in files]
         return digest("images", self.box, self.angpix, *names, *stamps)
-
-    def _path(self, index: int) -> Path:
-        name = self.images[index].rpartition("@")[2]
-        return resolve(name, self.particles.path) or Path(name)
 
     def _open(self, index: int) -> tuple[np.ndarray, float | None]:
         number, _, name = self.images[index].rpartition("@")

@@ -143,6 +143,12 @@ class Outputs:
             if path.name != STATUS:
                 self[path.stem][rows] = np.nan
 
+    def remove(self) -> None:
+        """Remove everything, where there is nothing that anybody could use."""
+        for path in self.folder.iterdir():
+            path.unlink()
+        self.folder.rmdir()
+
     def flush(self) -> None:
         """Bring everything to the disk."""
         for array in (*self._arrays.values(), self.status):
@@ -154,7 +160,7 @@ class Outputs:
 
 
 def open_outputs(folder: Path, facts: Facts) -> Outputs:
-    """Return the outputs in a folder where they belong to these facts; begin anew where they do not.
+    """Return the outputs in a folder where they belong to these facts, to fill in the rest; begin anew where they do not.
 
     Raises
     ------
@@ -164,7 +170,9 @@ def open_outputs(folder: Path, facts: Facts) -> Outputs:
     if _facts_of(folder) != _plain(facts):
         _begin(folder, facts)
     status = np.lib.format.open_memmap(folder / STATUS, "r+")
-    return Outputs(folder, status, _reasons_of(folder))
+    # What could not be read is tried again: the user may have mended it, and to try costs little.
+    status[status == Status.UNREADABLE] = Status.NOT_YET
+    return Outputs(folder, status, {})
 
 
 def read_outputs(folder: Path) -> Outputs:

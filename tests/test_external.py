@@ -16,7 +16,7 @@ import starfile
 from cryoclass.cli import app, main
 from cryoclass.cli.external import translate
 from cryoclass.particles import read_particles
-from cryoclass.results import decide, prediction_columns
+from cryoclass.results import decide_all, prediction_columns
 from cryoclass.star.document import StarFile
 from cryoclass.star.external import ABORT_NOW, OUTPUT_NODES, End, ExternalJob, Kind, Node
 from cryoclass.tomograms import find_tomograms
@@ -510,5 +510,5 @@ def test_picks_of_relion_5_get_the_optics_of_their_tomograms():
 def test_class_names_lose_their_blanks():
     """Warp would take them for two values."""
     probabilities = np.array([[0.9, 0.1], [0.2, 0.8]], dtype=np.float32)
-    columns = prediction_columns(probabilities, decide(probabilities), ["80S  ribosome", "junk"])
+    columns = prediction_columns(decide_all(probabilities), ["80S  ribosome", "junk"])
     assert columns["cryoclassClassName"] == ["80S_ribosome", "junk"]

@@ -25,6 +25,7 @@ from cryoclass.cli import main
 from cryoclass.errors import ModelError
 from cryoclass.inference.compatibility import outside_domain
 from cryoclass.settings import Augmentation, Preparation, Recipe, Start, Training
+from cryoclass.sources import take_sample
 from cryoclass.training.augmentation import draw, resample
 from cryoclass.training.finetune import choose_recipe
 from cryoclass.training.frozen import HEAD_FREEDOM, fit_head, in_natural_units, standardise
@@ -281,15 +282,17 @@ def test_damaged_weights_in_the_package_are_refused(folder, file, content, says)
 
 def test_boxes_unlike_those_that_it_has_learnt_from_are_named():
     entry = spec("res32-species")
-    assert outside_domain(Toys(angpix=40), entry, entry.preparation()) == []  # 10 A in its own voxels
-    [words] = outside_domain(Toys(angpix=8), entry, entry.preparation())
+    wish = entry.preparation()
+    assert outside_domain(Toys(angpix=40), "bright", entry, wish) == []  # 10 A in its own voxels
+    [words] = outside_domain(Toys(angpix=8), "unknown", entry, wish)
     assert "in voxels of 2 A" in words
     assert "boxes of 128 to 512 A" in words
-    [words] = outside_domain(Toys(angpix=40, brightness=-2), entry, entry.preparation())
+    dark = take_sample(Toys(angpix=40, brightness=-2)).contrast
+    [words] = outside_domain(Toys(angpix=40, brightness=-2), dark, entry, wish)
     assert "look dark" in words
     assert "--invert yes" in words
-    assert len(outside_domain(Toys(angpix=8, brightness=-2), entry, entry.preparation())) == 2
-    assert outside_domain(Toys(angpix=8, brightness=-2), spec("r3d10"), Preparation()) == []
+    assert len(outside_domain(Toys(angpix=8, brightness=-2), dark, entry, wish)) == 2
+    assert outside_domain(Toys(angpix=8, brightness=-2), dark, spec("r3d10"), Preparation()) == []
 
 
 @pytest.mark.usefixtures("here")
@@ -362,7 +365,7 @@ def test_embed_needs_no_model(cryoclass, extracted):
     assert "backbone: res32-species" in ran.err
     assert "warning" not in ran.err
     assert {path.name for path in Path("E").iterdir()} == {
-        *("embeddings.npy", "particles.star", "embedding.html", "embedding.png")
+        *("embeddings.npy", "particles.star", "embedding.html", "embedding.png", "outputs")
     }
     embedding = np.load("E/embeddings.npy")
     assert embedding.shape == (36, spec("res32-species").width)

@@ -76,10 +76,9 @@ def compute(engine: Engine, source: Source, outputs: Outputs, flow: Flow = Flow(
             outputs.fill(batch.rows, {name: value for name, value in said.items() if name not in PURE})
     outputs.flush()
     if not len(outputs.done):
-        first = min(outputs.reasons)
-        raise ParticleError(
-            f"none of {len(outputs)} particles can be read; the first: {outputs.reasons[first]}"
-        )
+        reason = outputs.reasons[min(outputs.reasons)]
+        outputs.remove()
+        raise ParticleError(f"none of {len(outputs)} particles can be read; the first: {reason}")
 
 
 def batches(source: Source, rows: Sequence[int], flow: Flow) -> Iterator[ReadBatch]:

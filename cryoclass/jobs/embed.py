@@ -245,6 +245,8 @@ def _examples(
     listener: Listener,
 ) -> "np.ndarray | None":
     """Embed the examples of another table (m, E) before all else, so that a wrong one costs no time; None where there is none."""
+    for row in request.examples.like or []:
+        _check_readable(boxes, row)
     if request.examples.query is None:
         return None
     from cryoclass.inference.compatibility import check_same_boxes
@@ -259,14 +261,16 @@ def _examples(
     return outputs["embedding"][outputs.done]
 
 
-def _pointed_at(outputs: "Outputs", like: list[int]) -> "np.ndarray":
-    """Return the embeddings (m, E) of the rows that were pointed at."""
-    from cryoclass.outputs import Status
+def _check_readable(boxes: "Boxes", row: int) -> None:
+    """Hold that a row that was pointed at, from 1, can be read."""
+    from cryoclass.errors import VolumeError
 
-    for row in like:
-        if outputs.status[row - 1] != Status.DONE:
-            raise UsageError(f"--like {row}: that particle cannot be read.", "Choose another.")
-    return outputs["embedding"][[row - 1 for row in like]]
+    try:
+        boxes.source.read(row - 1)
+    except VolumeError as problem:
+        raise UsageError(
+            f"--like {row}: that particle cannot be read: {problem}", "Choose another."
+        ) from None
 
 
 def _likeness(request: EmbedRequest, said: _Said) -> "np.ndarray | None":
@@ -279,7 +283,8 @@ def _likeness(request: EmbedRequest, said: _Said) -> "np.ndarray | None":
     from cryoclass.backbones.registry import spec
     from cryoclass.inference.likeness import likeness
 
-    examples = said.examples if said.examples is not None else _pointed_at(said.outputs, like or [])
+    pointed_at = [row - 1 for row in like or []]
+    examples = said.outputs["embedding"][pointed_at] if said.examples is None else said.examples
     rows = said.outputs.done
     standardise = not spec(said.engine.card.backbone).natural_units
     alike = np.full(len(said.table), -1.0)
