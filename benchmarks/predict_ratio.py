@@ -23,8 +23,9 @@ from cryoclass.backbones.registry import spec
 from cryoclass.backbones.stem import sum_channels
 from cryoclass.classifier import Classifier, ModelCard, WholeModel
 from cryoclass.images import FileSource
-from cryoclass.inference.engines import Predicted, TorchEngine
+from cryoclass.inference.engines import TorchEngine
 from cryoclass.inference.pipeline import Flow, compute
+from cryoclass.outputs import Facts, open_outputs
 from cryoclass.particles import read_particles
 from cryoclass.preparation import Preparer
 from cryoclass.settings import Preparation
@@ -73,14 +74,12 @@ def our_way(whole: WholeModel, star: Path, device: torch.device, precision: str)
         preparation=Preparation(input_size=SIZE),
     )
     engine = TorchEngine(whole, card, device, precision)  # type: ignore[arg-type]
-    rows = np.empty((len(source), whole.classifier.backbone.width), np.float32)
-    flow = Flow(batch_size=8 if device.type == "cpu" else 64, jobs=2)
-
-    def keep(batch: Batch, predicted: Predicted) -> None:
-        rows[batch.rows] = predicted.embedding
-
-    predict(engine, source, flow, keep)
-    return rows
+    flow = Flow(batch_size=8 if device.type == "cpu" else 64, workers=2)
+    with tempfile.TemporaryDirectory() as folder:
+        facts = Facts(count=len(source), input="noise", model=precision)
+        outputs = open_outputs(Path(folder), facts)
+        compute(engine, source, outputs, flow)
+        return np.array(outputs["embedding"])
 
 
 def timed(work: Callable[[], np.ndarray], device: torch.device) -> tuple[float, np.ndarray]:
