@@ -1,4 +1,4 @@
-"""Preparation, classifier, model folder, devices, and the arithmetic of torch that training relies on."""
+"""Preparation, classifier, model folder, and the arithmetic of torch that training relies on."""
 
 import dataclasses
 import json
@@ -12,7 +12,6 @@ from network_helpers import file_of_2018, published_state, small_card, small_cla
 
 from cryoclass.backbones.resnet3d import ResNet3d
 from cryoclass.classifier import ModelCard, WholeModel, load_model, save_model, start_classifier
-from cryoclass.devices import choose_device
 from cryoclass.errors import ModelError, OutputError, UsageError
 from cryoclass.preparation import Preparer
 from cryoclass.settings import Preparation
@@ -223,30 +222,6 @@ def test_card_holds_numbers_of_numpy_and_replaces_nan():
     )
     read = ModelCard.from_json(card.to_json(), "card")
     assert read.metrics == {"auc": None, "accuracy": 0.5, "confusion": [[1, 0], [0, 1]]}
-
-
-# ----------------------------------------------------------------------------------------------- devices
-
-
-def test_choose_device():
-    assert choose_device("cpu") == torch.device("cpu")
-    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    for wrong in ("gpu", "cuda:", "cuda:x", "cpu:0", ""):
-        with pytest.raises(UsageError, match="it must be auto, cpu, cuda or cuda:N"):
-            choose_device(wrong)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_asking_for_an_absent_gpu_says_why():
-    with pytest.raises(UsageError, match=r"there is no CUDA GPU to use: .*torch"):
-        choose_device("cuda:1")
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_asking_for_a_gpu_too_many_says_how_many_there_are():
-    assert choose_device("cuda:0") == torch.device("cuda:0")
-    with pytest.raises(UsageError, match="there are only"):
-        choose_device("cuda:99")
 
 
 # ------------------------------------------------------------------------------- arithmetic of torch on CPU

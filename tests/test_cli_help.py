@@ -102,7 +102,7 @@ FLOORS = {
     ),
     **dict.fromkeys(["preparation", "classifier", "backbones", "metrics"], 2),
     **dict.fromkeys(["star", "volumes"], 1),
-    **dict.fromkeys(["settings", "errors", "files", "claims", "progress", "devices"], 0),
+    **dict.fromkeys(["settings", "errors", "files", "claims", "progress", "machine"], 0),
 }
 DOORS = {"__init__", "__main__"}  # the package's own name and version, and python -m
 

@@ -13,7 +13,7 @@ from cryoclass.classifier import Classifier
 from cryoclass.errors import CryoclassError, ModelError, ParticleError, UsageError, VolumeError
 from cryoclass.metrics import evaluate
 from cryoclass.settings import Preparation, Recipe
-from cryoclass.training.boxes import available_memory, read_boxes
+from cryoclass.training.boxes import read_boxes
 from cryoclass.training.loop import LabelledBoxes, Run, fit
 from cryoclass.training.recipes import RECIPES, learning_rate, recipe
 
@@ -275,12 +275,6 @@ def test_voxels_are_kept_within_the_memory_budget():
         batches = [torch.tensor([1, 0]), torch.tensor([5])]
         read = torch.cat([voxels for _, voxels in boxes.stream(batches)]).numpy()
         assert np.array_equal(read, toys.voxels[[6, 7, 1]])
-
-
-def test_a_job_of_slurm_limits_the_memory(monkeypatch):
-    assert available_memory() > 2**20
-    monkeypatch.setenv("SLURM_MEM_PER_NODE", "3")
-    assert available_memory() == 3 * 2**20
 
 
 def test_progress_is_told_within_every_epoch():

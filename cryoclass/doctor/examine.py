@@ -9,7 +9,6 @@ import torch
 from cryoclass.backbones.registry import build_backbone, spec
 from cryoclass.classifier import ModelCard
 from cryoclass.cutting import TomogramSource
-from cryoclass.devices import choose_device
 from cryoclass.doctor import disk, effort, machine, neighbours, pixels
 from cryoclass.doctor.boxes import SECONDS, check_boxes, check_contrast
 from cryoclass.doctor.findings import Finding, Sheet, warning
@@ -21,7 +20,7 @@ from cryoclass.doctor.tomograms import check_names, readable
 from cryoclass.errors import UsageError
 from cryoclass.images import FileSource
 from cryoclass.inference.engines import BackboneEngine, Engine, load_engine
-from cryoclass.jobs.opening import cores
+from cryoclass.machine import available_memory, choose_device, cores, memory
 from cryoclass.particles import Particles, read_particles
 from cryoclass.settings import Extraction, Preparation
 from cryoclass.sources import InvertedSource, Sample, take_sample
@@ -194,7 +193,7 @@ class Examination:
         self.sheet.run("pixel size", check)
 
     def _look_at_machine(self) -> None:
-        self.sheet.run("computer", machine.check_computer(self.cores))
+        self.sheet.run("computer", machine.check_computer(self.cores, memory()))
         self.sheet.run("torch", machine.check_torch())
         self.sheet.run("GPU", machine.check_gpu(self.request.device))
         self.sheet.run("onnxruntime", machine.check_onnxruntime())
@@ -245,7 +244,7 @@ class Examination:
     def _estimate_network(self) -> None:
         cost = effort.measure(self.engine or self._untrained())
         on_gpu = self.device.type == "cuda"
-        free = torch.cuda.mem_get_info(self.device)[0] if on_gpu else machine.memory()[0]
+        free = torch.cuda.mem_get_info(self.device)[0] if on_gpu else available_memory()
         count = len(self.particles) if self.particles else 1
         if self.step == "finetune":
             labelled = sum(self._labels().values())

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,50 +12,22 @@ import torch
 from cryoclass.backbones.packaged import packaged_weights
 from cryoclass.backbones.registry import BACKBONES, spec
 from cryoclass.backbones.weights import cache_folder, cached_weights
-from cryoclass.devices import choose_device, why_no_cuda
 from cryoclass.doctor.findings import Finding, ok, plural, size, warning
 from cryoclass.inference import engines
+from cryoclass.machine import Memory, choose_device, why_no_cuda
 
 LITTLE_MEMORY = 2e9
 
 
-def check_computer(cores: int) -> Iterator[Finding]:
+def check_computer(cores: int, memory: Memory) -> Iterator[Finding]:
     """Say how many cores may be used, and how much memory is free."""
-    free, total = memory()
     all_cores = os.cpu_count() or cores
     share = f" (of {all_cores})" if cores < all_cores else ""
-    words = f"{plural(cores, 'core')}{share}, {size(free)} of {size(total)} memory free"
-    if free < LITTLE_MEMORY:
+    words = f"{plural(cores, 'core')}{share}, {size(memory.free)} of {size(memory.total)} memory free"
+    if memory.free < LITTLE_MEMORY:
         yield warning("computer", words, "Close other programs, or use a small --batch-size.")
     else:
         yield ok("computer", words)
-
-
-def memory() -> tuple[int, int]:
-    """Return free and total bytes; of the job, where a batch system limits them."""
-    pages = os.sysconf("SC_PAGE_SIZE")
-    total = pages * os.sysconf("SC_PHYS_PAGES")
-    free = pages * os.sysconf("SC_AVPHYS_PAGES") if "SC_AVPHYS_PAGES" in os.sysconf_names else total
-    available = re.search(r"MemAvailable:\s+(\d+) kB", _text(Path("/proc/meminfo")))
-    if available:  # what the kernel would give back counts as free
-        free = 1024 * int(available[1])
-    limit, used = _cgroup()
-    return min(free, limit - used), min(total, limit)
-
-
-def _cgroup() -> tuple[int, int]:
-    """Return the limit of this process's control group (version 2) and what it uses; no limit is a large one."""
-    group = re.search(r"^0::(/.*)$", _text(Path("/proc/self/cgroup")), re.MULTILINE)
-    folder = Path("/sys/fs/cgroup") / (group[1].lstrip("/") if group else "")
-    limit, used = _text(folder / "memory.max").strip(), _text(folder / "memory.current").strip()
-    return (int(limit), int(used)) if limit.isdigit() and used.isdigit() else (2**63, 0)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8", "replace")
-    except OSError:
-        return ""
 
 
 def check_torch() -> Iterator[Finding]:

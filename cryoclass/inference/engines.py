@@ -6,7 +6,7 @@ import io
 import logging
 import warnings
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import onnxruntime
@@ -16,9 +16,9 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from cryoclass.backbones.spec import Backbone
 from cryoclass.classifier import CARD_KEY, ModelCard, WholeModel, load_model
-from cryoclass.devices import check_name, choose_device
 from cryoclass.errors import ModelError, UsageError
 from cryoclass.files import digest
+from cryoclass.machine import check_name, choose_device, computing_in, number_type
 from cryoclass.preparation import Preparer
 from cryoclass.settings import Precision, Preparation
 from cryoclass.sources import Source
@@ -87,7 +87,7 @@ class TorchEngine:
     card
         Its card.
     device
-        From :func:`cryoclass.devices.choose_device`.
+        From :func:`cryoclass.machine.choose_device`.
     precision
         ``fp32``, ``bf16`` (convolutions in bfloat16; the forward pass is right on CPU too), or ``auto``: bfloat16 on
         a GPU that has it, else float32.
@@ -98,7 +98,7 @@ class TorchEngine:
     ) -> None:
         self.card = card
         self.device = device
-        self.precision = _resolve(precision, device)
+        self.precision = number_type(device, precision)
         self.whole = whole.to(device).eval()
         self.description = f"torch {torch.__version__} on {device}, {self.precision}"
 
@@ -110,9 +110,8 @@ class TorchEngine:
         ModelError
             The batch does not fit into the memory of the GPU.
         """
-        half = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
         try:
-            with torch.inference_mode(), half:
+            with torch.inference_mode(), computing_in(self.device, self.precision):
                 raw = torch.from_numpy(np.require(voxels, np.float32, "W"))  # a memory map may be read-only
                 outputs = self.whole(raw.to(self.device))
                 return Predicted(*(value.float().cpu().numpy() for value in outputs))
@@ -136,7 +135,7 @@ class BackboneEngine:
     source
         Whose boxes will be shown.
     device
-        From :func:`cryoclass.devices.choose_device`; on a GPU, convolutions run in bfloat16.
+        From :func:`cryoclass.machine.choose_device`; on a GPU, convolutions run in bfloat16.
     """
 
     def __init__(
@@ -151,16 +150,15 @@ class BackboneEngine:
             preparation=preparation,
         )
         self.device = device
-        self.precision = _resolve("auto", device)
+        self.precision = number_type(device)
         self.network = torch.nn.Sequential(Preparer(preparation), backbone).to(device).eval()
         self.description = f"torch {torch.__version__} on {device}, {self.precision}"
 
     def run(self, voxels: Voxels) -> Predicted:
         """Embed ``(N, D, H, W)`` raw float32 voxels; errors as :meth:`TorchEngine.run`."""
-        half = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
         nothing = np.zeros((len(voxels), 0), np.float32)
         try:
-            with torch.inference_mode(), half:
+            with torch.inference_mode(), computing_in(self.device, self.precision):
                 embedding = self.network(torch.from_numpy(voxels).to(self.device))
         except torch.OutOfMemoryError as error:
             raise _out_of_memory(voxels, str(self.device)) from error
@@ -251,16 +249,6 @@ def load_engine(model: Path | None, onnx: Path | None, device: str, precision: P
     place = choose_device(device)
     classifier, card = load_model(model)
     return TorchEngine(WholeModel(Preparer(card.preparation), classifier), card, place, precision)
-
-
-def _resolve(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
-    if precision != "auto":
-        return precision
-    return (
-        "bf16"
-        if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        else "fp32"
-    )
 
 
 def _out_of_memory(voxels: Voxels, place: str) -> ModelError:

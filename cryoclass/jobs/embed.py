@@ -185,9 +185,9 @@ def _backbone_engine(bare: BareBackbone, boxes: "Boxes", device: str, listener: 
     import torch
 
     from cryoclass.backbones.registry import load_backbone, spec
-    from cryoclass.devices import choose_device
     from cryoclass.inference.compatibility import outside_domain
     from cryoclass.inference.engines import BackboneEngine
+    from cryoclass.machine import choose_device
 
     name = bare.backbone or Start().backbone
     place, entry, source = choose_device(device), spec(name), boxes.source

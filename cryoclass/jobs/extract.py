@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryoclass.claims import claim
-from cryoclass.jobs.opening import contrast_words, cores, particles_path, warn_at_start
+from cryoclass.jobs.opening import contrast_words, particles_path, warn_at_start
+from cryoclass.machine import cores
 from cryoclass.progress import TO_LOG, Listener
 from cryoclass.settings import Extraction, TomogramFiles, WorkRequest, outdir_setting, particles_setting
 

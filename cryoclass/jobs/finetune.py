@@ -125,7 +125,7 @@ def finetune(request: FinetuneRequest, listener: Listener = TO_LOG) -> FinetuneR
 
 
 def _run(request: FinetuneRequest, workers: int, listener: Listener) -> "Run":
-    from cryoclass.devices import choose_device
+    from cryoclass.machine import choose_device
     from cryoclass.training.loop import Run
 
     return Run(

@@ -1,10 +1,10 @@
 """What several jobs open: the table, its boxes and what is asked of them, and the engine."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryoclass.errors import UsageError
+from cryoclass.machine import cores
 from cryoclass.progress import Listener
 from cryoclass.settings import BoxOrigin, Cutting, Extraction, ModelChoice, Precision
 
@@ -21,11 +21,6 @@ if TYPE_CHECKING:
     from cryoclass.sources import Boxes, Source
 
 DEFAULT_PARTICLES = Path("particles.star")
-
-
-def cores() -> int:
-    """Return how many cores this process may use (SLURM and taskset are obeyed)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def use_cores(wish: int | None) -> int:

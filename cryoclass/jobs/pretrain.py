@@ -138,7 +138,7 @@ def _run(
 ) -> "PretrainingRun":
     import torch
 
-    from cryoclass.devices import choose_device
+    from cryoclass.machine import choose_device
     from cryoclass.pretraining.card import HISTORY
     from cryoclass.pretraining.loop import PretrainingRun
     from cryoclass.training.outputs import write_history

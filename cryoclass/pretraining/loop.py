@@ -15,6 +15,7 @@ from torch import Tensor
 from cryoclass.backbones.res32 import Res32
 from cryoclass.backbones.spec import Backbone
 from cryoclass.errors import CryoclassError, UsageError
+from cryoclass.machine import computing_in
 from cryoclass.preparation import Preparer
 from cryoclass.pretraining.batches import check_sizes, draw_batch, invent, snr_at
 from cryoclass.pretraining.objective import Tasks
@@ -26,7 +27,7 @@ from cryoclass.settings import Invention, Preparation, Pretraining
 from cryoclass.simulate.species import describe
 from cryoclass.training.boxes import KeptBoxes
 from cryoclass.training.checkpoint import load_checkpoint, save_checkpoint
-from cryoclass.training.loop import memory_explained, precision
+from cryoclass.training.loop import memory_explained
 
 WARM_UP = 0.03  # share of the steps in which the learning rate rises
 PERIODS = 40  # the history's lines, and checkpoints
@@ -268,7 +269,7 @@ def _step(bench: _Bench, shown: _Shown) -> Tensor:
     """Learn from one batch; return both losses, (2,)."""
     settings = bench.settings
     with memory_explained("--batch-species"):
-        with precision(bench.run.device):
+        with computing_in(bench.run.device):
             vectors = bench.backbone(shown.x.contiguous(memory_format=torch.channels_last_3d))
         temperature = settings.temperature if settings.contrast else None
         losses = bench.tasks(vectors.float(), shown.species, shown.description, temperature)

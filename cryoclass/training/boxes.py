@@ -1,11 +1,9 @@
 """The voxels of the labelled particles: read once and kept in memory where they fit, else read batch by batch."""
 
 import math
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryoclass.errors import VolumeError
+from cryoclass.machine import available_memory
 from cryoclass.progress import Track
 from cryoclass.sources import Source, fastest_order, read_many
 
@@ -112,35 +111,3 @@ def read_boxes(
         stack=kept,
         workers=workers,
     )
-
-
-def available_memory() -> int:
-    """Return the bytes that this process may still take: what the machine has free, within a job's limit."""
-    limits = [_machine_memory(), _cgroup_memory(), _slurm_memory()]
-    return min(limit for limit in limits if limit is not None)
-
-
-def _machine_memory() -> int:
-    """Return free memory on Linux, half of all memory elsewhere."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    kilobytes = next(line.split()[1] for line in lines if line.startswith("MemAvailable:"))
-    return 1024 * int(kilobytes)
-
-
-def _cgroup_memory() -> int | None:
-    """Return the limit of a container or of a job under systemd, where there is one."""
-    try:
-        group = Path("/proc/self/cgroup").read_text().strip().rpartition("::")[2].lstrip("/")
-        text = (Path("/sys/fs/cgroup") / group / "memory.max").read_text().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None
-
-
-def _slurm_memory() -> int | None:
-    """Return what a SLURM job asked for; the variable is in MB, and 0 means all that the node has."""
-    text = os.environ.get("SLURM_MEM_PER_NODE", "")
-    return int(text) * 2**20 if text.isdigit() and int(text) > 0 else None

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cryoclass.classifier import Classifier
 from cryoclass.errors import CryoclassError, ParticleError
+from cryoclass.machine import computing_in
 from cryoclass.metrics import evaluate
 from cryoclass.preparation import Preparer
 from cryoclass.progress import Track, silent
@@ -336,7 +337,7 @@ def _predict(bench: _Bench, places: NDArray[np.int64]) -> NDArray[np.float32]:
 
 def _logits(bench: _Bench, x: Tensor) -> Tensor:
     """Return the logits (b, K) of prepared boxes, or of embeddings where the backbone is frozen."""
-    with precision(bench.run.device):
+    with computing_in(bench.run.device):
         logits: Tensor = bench.classifier.head(x) if bench.run.freeze else bench.classifier(x).logits
     return logits
 
@@ -349,7 +350,7 @@ def _embed(bench: _Bench) -> Tensor:
     batches = torch.arange(len(bench.boxes.rows)).split(bench.recipe.batch_size)
     stream = run.track(bench.boxes.stream(batches), "Embedding", len(bench.boxes.rows), _size)
     for _, raw in stream:
-        with memory_explained(), precision(run.device):
+        with memory_explained(), computing_in(run.device):
             x = bench.preparer(raw.to(run.device, non_blocking=True))
             chunks.append(bench.classifier.backbone(x).float().cpu())
     return torch.cat(chunks)
@@ -391,12 +392,6 @@ def _hold_statistics(classifier: Classifier) -> None:
 
 def _size(batch: tuple[Tensor, Tensor]) -> int:
     return len(batch[0])
-
-
-def precision(device: torch.device) -> torch.autocast:
-    """Compute in bfloat16 on GPUs that can; on a CPU its weight gradients of small maps are garbage."""
-    able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=able)
 
 
 def _rank(record: EpochRecord) -> tuple[float, float]:
