@@ -37,11 +37,11 @@ from cryoclass.backbones.spec import Backbone
 from cryoclass.classifier import start_classifier
 from cryoclass.preparation import Preparer
 from cryoclass.settings import Preparation, Recipe, Simulation, Start, Training
-from cryoclass.simulate.maps import read_maps
-from cryoclass.simulate.optics import contrast_transfer, seen_by_tilts, transferred
-from cryoclass.simulate.phantoms import phantom_densities
-from cryoclass.simulate.rotations import random_rotations
-from cryoclass.simulate.tomogram import Shape, noise_for, prepare_shapes, turned
+from cryoclass.simulation.maps import read_maps
+from cryoclass.simulation.optics import contrast_transfer, seen_by_tilts, transferred
+from cryoclass.simulation.phantoms import phantom_densities
+from cryoclass.simulation.rotations import random_rotations
+from cryoclass.simulation.tomogram import Shape, noise_for, prepare_shapes, turned
 from cryoclass.training.finetune import choose_recipe
 from cryoclass.training.loop import LabelledBoxes, Run, fit
 from cryoclass.volumes.crop import crop

@@ -16,8 +16,8 @@ import torch
 from cryoclass.backbones.registry import build_backbone
 from cryoclass.pretraining.batches import draw_batch
 from cryoclass.settings import Invention, Simulation
-from cryoclass.simulate.phantoms import phantom_densities
-from cryoclass.simulate.tomogram import prepare_shapes, simulate_boxes
+from cryoclass.simulation.phantoms import phantom_densities
+from cryoclass.simulation.tomogram import prepare_shapes, simulate_boxes
 
 BOXES, REPEATS = 64, 5
 

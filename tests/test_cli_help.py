@@ -95,8 +95,8 @@ FLOORS = {
     "cli": 5,
     "jobs": 4,
     "doctor": 4,  # looks at what the rooms below would say, so it stands above them
-    "pretraining": 4,  # shows what simulate invents to what training trains
-    **dict.fromkeys(["training", "inference", "export", "report", "simulate", "extraction"], 3),
+    "pretraining": 4,  # shows what simulation invents to what training trains
+    **dict.fromkeys(["training", "inference", "exporting", "report", "simulation", "extraction"], 3),
     **dict.fromkeys(
         ["particles", "tomograms", "images", "cutting", "sources", "outputs", "labels", "results"], 2
     ),

@@ -9,7 +9,7 @@ from network_helpers import small_card, small_classifier
 
 from cryoclass.classifier import CARD_KEY, WholeModel, load_model, save_model
 from cryoclass.errors import ModelError
-from cryoclass.export.onnx_file import export_onnx
+from cryoclass.exporting.onnx_file import export_onnx
 from cryoclass.inference.engines import OnnxEngine, TorchEngine
 from cryoclass.preparation import Preparer
 

@@ -10,9 +10,9 @@ from network_helpers import small_card, small_classifier
 
 from cryoclass.classifier import CARD_KEY, ModelCard, WholeModel, load_model, save_model
 from cryoclass.errors import ModelError
-from cryoclass.export.metadata import PARITY_KEY, PRECISION_KEY
-from cryoclass.export.onnx_file import export_onnx
-from cryoclass.export.parity import check_parity, generate_boxes
+from cryoclass.exporting.metadata import PARITY_KEY, PRECISION_KEY
+from cryoclass.exporting.onnx_file import export_onnx
+from cryoclass.exporting.parity import check_parity, generate_boxes
 from cryoclass.inference.engines import OnnxEngine
 from cryoclass.preparation import Preparer
 from cryoclass.settings import Preparation

@@ -38,7 +38,7 @@ from cryoclass.backbones.vjepa2 import Vjepa2
 from cryoclass.backbones.weights import load_weights
 from cryoclass.classifier import WholeModel, load_model, save_model, start_classifier
 from cryoclass.errors import UsageError
-from cryoclass.export.onnx_file import export_onnx
+from cryoclass.exporting.onnx_file import export_onnx
 from cryoclass.inference.engines import BackboneEngine, OnnxEngine, TorchEngine
 from cryoclass.preparation import Preparer
 from cryoclass.settings import Preparation, Recipe

@@ -198,3 +198,9 @@ def test_the_readmes_example_from_python_runs(monkeypatch):
     names: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), names)  # noqa: S102 - our own README
     assert Path("Predict/particles.star").exists()
+
+
+def test_no_room_takes_the_name_of_a_verb():
+    """Importing a room sets its name on the package, over the function of that name."""
+    rooms = {path.stem for path in Path(package.__file__).parent.iterdir()}
+    assert not rooms & set(package.__all__)

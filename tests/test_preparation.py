@@ -11,7 +11,7 @@ from cryoclass.backbones.registry import BACKBONES, spec
 from cryoclass.backbones.spec import at_least, multiple_of
 from cryoclass.classifier import WholeModel, load_model, save_model
 from cryoclass.errors import UsageError
-from cryoclass.export.onnx_file import export_onnx
+from cryoclass.exporting.onnx_file import export_onnx
 from cryoclass.inference.engines import OnnxEngine, TorchEngine
 from cryoclass.preparation import Preparer, beam_first
 from cryoclass.settings import Preparation, Start, Training

@@ -26,7 +26,7 @@ from cryoclass.pretraining.loop import PretrainingRun, learning_rate, period_of,
 from cryoclass.pretraining.objective import Tasks, contrastive_loss
 from cryoclass.pretraining.own import altered, reversed_about_centre
 from cryoclass.settings import Invention, Preparation, Pretraining
-from cryoclass.simulate import optics
+from cryoclass.simulation import optics
 
 CPU = torch.device("cpu")
 NETWORK = ["-j", "1", "--device", "cpu", "--input-size", "16", "16", "16"]

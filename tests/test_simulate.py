@@ -11,9 +11,9 @@ from scipy.spatial.transform import Rotation
 
 from cryoclass.errors import UsageError, VolumeError
 from cryoclass.settings import Simulation
-from cryoclass.simulate.maps import read_maps, without_background
-from cryoclass.simulate.optics import contrast_transfer, seen_by_tilts, transferred, wavelength
-from cryoclass.simulate.phantoms import (
+from cryoclass.simulation.maps import read_maps, without_background
+from cryoclass.simulation.optics import contrast_transfer, seen_by_tilts, transferred, wavelength
+from cryoclass.simulation.phantoms import (
     SPECIES,
     blur,
     density,
@@ -22,15 +22,15 @@ from cryoclass.simulate.phantoms import (
     operators,
     phantom_densities,
 )
-from cryoclass.simulate.rotations import about, random_rotations, relion_angles
-from cryoclass.simulate.tomogram import (
+from cryoclass.simulation.rotations import about, random_rotations, relion_angles
+from cryoclass.simulation.tomogram import (
     positions_in,
     prepare_shapes,
     simulate_boxes,
     simulate_tomogram,
     turned,
 )
-from cryoclass.simulate.writer import share_out, shown_labels, write_particles, write_tomograms
+from cryoclass.simulation.writer import share_out, shown_labels, write_particles, write_tomograms
 from cryoclass.volumes.crop import crop
 from cryoclass.volumes.mrc import open_volume, read_volume, write_volume
 

@@ -12,11 +12,11 @@ from scipy.stats import kstest
 from cryoclass.errors import UsageError
 from cryoclass.pretraining.batches import diameters, draw_batch
 from cryoclass.settings import Invention, Simulation
-from cryoclass.simulate import optics, species
-from cryoclass.simulate.boxes import draw_density, draw_optics, from_spectrum, see, seen_by_tilts
-from cryoclass.simulate.drawing import random_turns
-from cryoclass.simulate.rotations import operators
-from cryoclass.simulate.species import (
+from cryoclass.simulation import optics, species
+from cryoclass.simulation.boxes import draw_density, draw_optics, from_spectrum, see, seen_by_tilts
+from cryoclass.simulation.drawing import random_turns
+from cryoclass.simulation.rotations import operators
+from cryoclass.simulation.species import (
     BLOBS,
     DESCRIPTION,
     GROUPS,
@@ -24,7 +24,7 @@ from cryoclass.simulate.species import (
     describe,
     draw_assemblies,
 )
-from cryoclass.simulate.tomogram import prepare_shapes, turned
+from cryoclass.simulation.tomogram import prepare_shapes, turned
 
 DIAMETER, RESOLUTION = (60.0, 240.0), (20.0, 40.0)
 NAMES = list(GROUPS)

@@ -8,7 +8,7 @@ from cryoclass.cli.options import with_request
 from cryoclass.jobs.simulate import SimulateRequest
 
 if TYPE_CHECKING:
-    from cryoclass.simulate.writer import Simulated
+    from cryoclass.simulation.writer import Simulated
 
 
 @with_request

@@ -9,7 +9,7 @@ from cryoclass.progress import TO_LOG, Listener
 from cryoclass.settings import Settings, setting
 
 if TYPE_CHECKING:
-    from cryoclass.export.parity import Parity
+    from cryoclass.exporting.parity import Parity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ def export(request: ExportRequest, listener: Listener = TO_LOG) -> ExportResult:
         raise UsageError(f"{request.out} exists.", "Choose another --out, or add --overwrite.")
     if request.out.suffix != ".onnx":
         raise UsageError(f"--out {request.out} must end in .onnx.")
-    from cryoclass.export.onnx_file import export_onnx
+    from cryoclass.exporting.onnx_file import export_onnx
 
     listener.note(f"exporting {request.model}, and comparing the graph with torch")
     return ExportResult(file=request.out, parity=export_onnx(request.model, request.out, request.precision))

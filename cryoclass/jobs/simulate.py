@@ -9,7 +9,7 @@ from cryoclass.progress import TO_LOG, Listener
 from cryoclass.settings import Request, Simulation, outdir_setting, setting
 
 if TYPE_CHECKING:
-    from cryoclass.simulate.writer import Simulated
+    from cryoclass.simulation.writer import Simulated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +37,9 @@ def simulate(request: SimulateRequest, listener: Listener = TO_LOG) -> "Simulate
         Something that the user can mend; the message says what, and the way out.
     """
     claim(request.outdir, "truth.star", overwrite=request.overwrite)
-    from cryoclass.simulate.maps import read_maps
-    from cryoclass.simulate.phantoms import phantom_densities
-    from cryoclass.simulate.writer import write_particles, write_tomograms
+    from cryoclass.simulation.maps import read_maps
+    from cryoclass.simulation.phantoms import phantom_densities
+    from cryoclass.simulation.writer import write_particles, write_tomograms
 
     settings = request.settings
     shapes = (

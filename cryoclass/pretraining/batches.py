@@ -7,9 +7,9 @@ from torch import Tensor
 
 from cryoclass.errors import UsageError
 from cryoclass.settings import Invention, Pretraining
-from cryoclass.simulate.boxes import see
-from cryoclass.simulate.drawing import log_uniform
-from cryoclass.simulate.species import Assemblies, describe, draw_assemblies
+from cryoclass.simulation.boxes import see
+from cryoclass.simulation.drawing import log_uniform
+from cryoclass.simulation.species import Assemblies, describe, draw_assemblies
 
 SMALLEST, LARGEST = 4, 27  # pixels that a species measures across, of a box of 32
 
@@ -23,7 +23,7 @@ class SpeciesBatch:
     boxes
         Raw voxels (S, V, D, H, W), bright particles.
     description
-        Of each species (S, F), see :func:`cryoclass.simulate.species.describe`.
+        Of each species (S, F), see :func:`cryoclass.simulation.species.describe`.
     """
 
     boxes: Tensor

@@ -24,7 +24,7 @@ from cryoclass.pretraining.retrieval import held_out, retrieval
 from cryoclass.pretraining.sharpen import sharpen
 from cryoclass.progress import Track, silent
 from cryoclass.settings import Invention, Preparation, Pretraining
-from cryoclass.simulate.species import describe
+from cryoclass.simulation.species import describe
 from cryoclass.training.boxes import KeptBoxes
 from cryoclass.training.checkpoint import load_checkpoint, save_checkpoint
 from cryoclass.training.loop import memory_explained

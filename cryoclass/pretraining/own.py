@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cryoclass.settings import Invention
-from cryoclass.simulate.boxes import seen_by_tilts
+from cryoclass.simulation.boxes import seen_by_tilts
 
 TURNS = ((), (2, 3), (1, 3), (1, 2))  # axes of (N, D, H, W) that a half turn reverses
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cryoclass.errors import UsageError, VolumeError
-from cryoclass.simulate.phantoms import blur
+from cryoclass.simulation.phantoms import blur
 from cryoclass.volumes.crop import crop
 from cryoclass.volumes.mrc import read_volume
 from cryoclass.volumes.rescale import apply_rescale, plan_rescale

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from cryoclass.settings import Invention
-from cryoclass.simulate.drawing import directions, in_ball, log_uniform, random_turns, uniform
-from cryoclass.simulate.optics import wavelength
-from cryoclass.simulate.species import Assemblies
+from cryoclass.simulation.drawing import directions, in_ball, log_uniform, random_turns, uniform
+from cryoclass.simulation.optics import wavelength
+from cryoclass.simulation.species import Assemblies
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -247,7 +247,7 @@ def draw_optics(angpix: Tensor, settings: Invention, generator: torch.Generator)
 def seen_by_tilts(count: int, settings: Invention, generator: torch.Generator) -> Tensor:
     """Return 1 where a tilt series of drawn range and axis measures anything, else 0: (N, side, side, side // 2 + 1).
 
-    As :func:`cryoclass.simulate.optics.seen_by_tilts`, for ranges that need not be symmetric and axes that need not be y.
+    As :func:`cryoclass.simulation.optics.seen_by_tilts`, for ranges that need not be symmetric and axes that need not be y.
     """
     kz, ky, kx = _frequencies(settings.box, generator.device)
     shape = (count, 1, 1, 1)
@@ -267,7 +267,7 @@ def seen_by_tilts(count: int, settings: Invention, generator: torch.Generator) -
 def _transfer(k2: Tensor, settings: Invention, generator: torch.Generator) -> Tensor:
     """Return contrast transfer functions (N, F) for frequencies ``k2`` (N, F) in 1/angstrom squared.
 
-    The formula and sign of :func:`cryoclass.simulate.optics.contrast_transfer`.
+    The formula and sign of :func:`cryoclass.simulation.optics.contrast_transfer`.
     """
     shape = (len(k2), 1)
     high = torch.rand(shape, generator=generator, device=generator.device) < 0.8

@@ -5,9 +5,9 @@ from pathlib import Path
 from cryoclass.backbones.registry import spec
 from cryoclass.classifier import ModelCard, WholeModel, load_model
 from cryoclass.errors import UsageError
-from cryoclass.export.graph import ExportPrecision, build_graph
-from cryoclass.export.metadata import write_metadata
-from cryoclass.export.parity import Parity, Voxels, check_parity
+from cryoclass.exporting.graph import ExportPrecision, build_graph
+from cryoclass.exporting.metadata import write_metadata
+from cryoclass.exporting.parity import Parity, Voxels, check_parity
 from cryoclass.files import replacing
 from cryoclass.preparation import Preparer
 

@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from cryoclass.errors import UsageError
 from cryoclass.settings import Simulation
-from cryoclass.simulate.rotations import Matrix, about, operators
+from cryoclass.simulation.rotations import Matrix, about, operators
 
 Vector = tuple[float, float, float]
 

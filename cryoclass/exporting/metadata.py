@@ -5,8 +5,8 @@ import json
 import onnx
 
 from cryoclass.classifier import CARD_KEY, ModelCard, cryoclass_version
-from cryoclass.export.graph import ExportPrecision
-from cryoclass.export.parity import Parity
+from cryoclass.exporting.graph import ExportPrecision
+from cryoclass.exporting.parity import Parity
 
 PRECISION_KEY = "cryoclass_precision"
 PARITY_KEY = "cryoclass_parity"

@@ -1,7 +1,7 @@
 """Species without end: random assemblies of Gaussian blobs, many at a time, on the CPU or a CUDA device.
 
 Pre-training needs thousands of particles that nobody has seen, each in many views. An assembly is a set of blobs, so a
-view of it is exact, without interpolation, and costs one small matrix product (:mod:`cryoclass.simulate.boxes`).
+view of it is exact, without interpolation, and costs one small matrix product (:mod:`cryoclass.simulation.boxes`).
 
 Lengths are angstroms, positions x, y, z about the centre of mass.
 """
@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryoclass.simulate.drawing import Limit, directions, in_ball, log_uniform, random_turns, uniform
-from cryoclass.simulate.rotations import operators
+from cryoclass.simulation.drawing import Limit, directions, in_ball, log_uniform, random_turns, uniform
+from cryoclass.simulation.rotations import operators
 
 BLOBS = 144
 """Blobs of an assembly, at most; one domain of a small protein is a dozen or so."""

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from cryoclass.errors import UsageError
 from cryoclass.progress import Track, silent
 from cryoclass.settings import Simulation
-from cryoclass.simulate.phantoms import first_names
-from cryoclass.simulate.tomogram import (
+from cryoclass.simulation.phantoms import first_names
+from cryoclass.simulation.tomogram import (
     Seen,
     Shape,
     prepare_shapes,

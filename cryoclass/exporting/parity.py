@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cryoclass.classifier import Classifier, ModelCard, WholeModel
 from cryoclass.errors import ModelError
-from cryoclass.export.graph import INPUT, ExportPrecision
+from cryoclass.exporting.graph import INPUT, ExportPrecision
 from cryoclass.settings import Size3
 
 Voxels = NDArray[np.float32]

@@ -14,8 +14,8 @@ from scipy import ndimage
 
 from cryoclass.errors import UsageError, VolumeError
 from cryoclass.settings import Simulation, Size3
-from cryoclass.simulate.optics import contrast_transfer, seen_by_tilts, transferred
-from cryoclass.simulate.rotations import random_rotations, relion_angles
+from cryoclass.simulation.optics import contrast_transfer, seen_by_tilts, transferred
+from cryoclass.simulation.rotations import random_rotations, relion_angles
 
 Density = NDArray[np.float32]
 
