@@ -194,7 +194,7 @@ def scores_of(
     found = []
     torch.manual_seed(seed)
     backbone = load_backbone(start.backbone, weights=start.weights, as_pretrained=True)
-    preparation = spec(start.backbone).prepare(spec(start.backbone).preparation())
+    preparation = spec(start.backbone).resolve()
     for snr in options.snr:
         boxes = particles.boxes(snr)
         ways = {}

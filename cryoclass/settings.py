@@ -448,7 +448,23 @@ class Split(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start(Settings):
+class NetworkInput(Settings):
+    """What the user wishes a network to be shown; :meth:`cryoclass.backbones.spec.BackboneSpec.resolve` makes a preparation of it."""
+
+    input_size: Size3 | None = setting(
+        None,
+        help="Depth, height and width that the network sees; what suits it where left out.",
+        unit="D H W",
+        minimum=8,
+        maximum=512,
+    )
+    intensity: Intensity | None = None
+    depth: DepthPolicy = setting("resize", help=DEPTH_HELP)
+    beam_axis: BeamAxis = setting("z", help=BEAM_AXIS_HELP)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start(NetworkInput):
     """The network, and what it starts from."""
 
     panel: ClassVar[str] = "Network"
@@ -466,16 +482,7 @@ class Start(Settings):
         help="Start from video weights, at random, or from a model folder; auto takes what the network's name promises.",
         unit="start",
     )
-    input_size: Size3 | None = setting(
-        None,
-        help="Depth, height and width that the network sees; the recipe's where left out.",
-        unit="D H W",
-        minimum=8,
-        maximum=512,
-    )
     intensity: Intensity | None = setting(None, help=f"{INTENSITY_HELP} The recipe's where left out.")
-    depth: DepthPolicy = setting("resize", help=DEPTH_HELP)
-    beam_axis: BeamAxis = setting("z", help=BEAM_AXIS_HELP)
     legacy_shortcut: bool = setting(
         False,
         flags=("--legacy-shortcut",),
@@ -515,7 +522,7 @@ class Training(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BareBackbone(Settings):
+class BareBackbone(NetworkInput):
     """A backbone as it is, without a model around it; ``backbone`` is None where there is a model."""
 
     panel: ClassVar[str] = "A backbone as it is, instead of a model"
@@ -524,11 +531,6 @@ class BareBackbone(Settings):
         None, help="Network with its pretrained weights; see cryoclass backbones list.", unit="name"
     )
     weights: Path | None = setting(None, help="Its weights from a file.", unit="file")
-    input_size: Size3 | None = setting(
-        None, help="What it sees; its own default where left out.", unit="D H W", minimum=8, maximum=512
-    )
-    depth: DepthPolicy = setting("resize", help=DEPTH_HELP)
-    beam_axis: BeamAxis = setting("z", help=BEAM_AXIS_HELP)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -282,7 +282,7 @@ def test_damaged_weights_in_the_package_are_refused(folder, file, content, says)
 
 def test_boxes_unlike_those_that_it_has_learnt_from_are_named():
     entry = spec("res32-species")
-    wish = entry.preparation()
+    wish = entry.resolve()
     assert outside_domain(Toys(angpix=40), "bright", entry, wish) == []  # 10 A in its own voxels
     [words] = outside_domain(Toys(angpix=8), "unknown", entry, wish)
     assert "in voxels of 2 A" in words

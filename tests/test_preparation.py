@@ -14,8 +14,9 @@ from cryoclass.errors import UsageError
 from cryoclass.exporting.onnx_file import export_onnx
 from cryoclass.inference.engines import OnnxEngine, TorchEngine
 from cryoclass.preparation import Preparer, beam_first
-from cryoclass.settings import Preparation, Start, Training
+from cryoclass.settings import NetworkInput, Preparation, Start, Training
 from cryoclass.training.finetune import choose_recipe
+from cryoclass.training.recipes import QUICK
 
 CPU = torch.device("cpu")
 
@@ -156,3 +157,23 @@ def test_the_users_wishes_reach_the_recipe(monkeypatch):
     assert choose_recipe(Start(backbone="r3d10"), Training()).preparation.input_size == (16, 224, 224)
     with pytest.raises(UsageError, match="cannot take an input of 32x64x64"):
         choose_recipe(Start(backbone="r3d10", input_size=(32, 64, 64)), Training())
+
+
+@pytest.mark.parametrize(
+    ("name", "wish", "recipe", "size", "intensity"),
+    [
+        ("r3d10", NetworkInput(), None, (32, 128, 128), "as-pretrained"),
+        ("r3d10", NetworkInput(), QUICK.preparation, (24, 32, 32), "standard"),
+        ("r3d10", NetworkInput(input_size=(16, 48, 48)), QUICK.preparation, (16, 48, 48), "standard"),
+        ("r3d10", Start(intensity="unit"), QUICK.preparation, (24, 32, 32), "unit"),
+        ("res32", NetworkInput(), QUICK.preparation, (32, 32, 32), "standard"),
+        ("res32", NetworkInput(depth="keep", beam_axis="x"), None, (32, 32, 32), "standard"),
+        ("mvit-v1-b-k400", NetworkInput(), QUICK.preparation, (32, 128, 128), "standard"),
+    ],
+)
+def test_what_a_network_is_shown_is_the_users_wish_then_the_recipes_then_its_own(
+    name, wish, recipe, size, intensity
+):
+    found = spec(name).resolve(wish, recipe)
+    assert (found.input_size, found.intensity) == (size, intensity)
+    assert (found.depth, found.beam_axis) == (wish.depth, wish.beam_axis)

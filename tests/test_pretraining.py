@@ -25,7 +25,7 @@ from cryoclass.pretraining.batches import snr_at
 from cryoclass.pretraining.loop import PretrainingRun, learning_rate, period_of, pretrain
 from cryoclass.pretraining.objective import Tasks, contrastive_loss
 from cryoclass.pretraining.own import altered, reversed_about_centre
-from cryoclass.settings import Invention, Preparation, Pretraining
+from cryoclass.settings import Invention, NetworkInput, Preparation, Pretraining
 from cryoclass.simulation import optics
 
 CPU = torch.device("cpu")
@@ -74,7 +74,7 @@ def history_of(folder):
 
 def small(name):
     entry = spec(name)
-    return entry.prepare(entry.preparation((16, 16, 16)), 32)
+    return entry.resolve(NetworkInput(input_size=(16, 16, 16)), box=32)
 
 
 def seeded(seed=0):

@@ -14,12 +14,13 @@ from types import ModuleType
 from torch import Tensor, nn
 
 from cryoclass.errors import UsageError
-from cryoclass.settings import Intensity, Preparation, Size3
+from cryoclass.settings import Intensity, NetworkInput, Preparation, Size3
 
 State = dict[str, Tensor]
 Triple = tuple[float, float, float]
 
 PAPER_SIZE: Size3 = (32, 128, 128)
+NO_WISH = NetworkInput()
 
 
 class Backbone(nn.Module, ABC):
@@ -262,9 +263,37 @@ class BackboneSpec:
                 f"Use --input-size {' '.join(map(str, self.input_size))}, or another backbone.",
             )
 
-    def preparation(self, size: Size3 | None = None) -> Preparation:
-        """Return what suits the backbone as it is: its own input size where none is given, grey values as pretrained."""
-        return Preparation(input_size=size or self.input_size, intensity=self.intensity)
+    def resolve(
+        self, wish: NetworkInput = NO_WISH, recipe: Preparation | None = None, box: int | None = None
+    ) -> Preparation:
+        """Return what the network is shown: as the user wishes, else as the recipe says, else what suits the network.
+
+        A network that was made for boxes goes before a recipe, and so does one that cannot take the recipe's size.
+
+        Parameters
+        ----------
+        wish
+            What the user said.
+        recipe
+            Of fine-tuning; None where the network is used as it is.
+        box
+            Side of the boxes, where known.
+
+        Raises
+        ------
+        UsageError
+            The network cannot take that size.
+        """
+        own = recipe is None or self.made_for_boxes
+        base = Preparation(input_size=self.input_size, intensity=self.intensity) if recipe is None else recipe
+        size = self.input_size if own or self.refuse(base.input_size) else base.input_size
+        wished = base.replace(
+            input_size=wish.input_size or size,
+            intensity=wish.intensity or (self.intensity if own else base.intensity),
+            depth=wish.depth,
+            beam_axis=wish.beam_axis,
+        )
+        return self.prepare(wished, box)
 
     def prepare(self, preparation: Preparation, depth: int | None = None) -> Preparation:
         """Return a preparation made for this network: its size checked, and ``limits`` filled in as pretrained.

@@ -22,7 +22,7 @@ from cryoclass.images import FileSource
 from cryoclass.inference.engines import BackboneEngine, Engine, load_engine
 from cryoclass.machine import available_memory, choose_device, cores, memory
 from cryoclass.particles import Particles, read_particles
-from cryoclass.settings import Extraction, Preparation
+from cryoclass.settings import Extraction
 from cryoclass.sources import InvertedSource, Sample, take_sample
 from cryoclass.star.dialects import optics_column
 from cryoclass.tomograms import look_up
@@ -257,7 +257,7 @@ class Examination:
         """Return the backbone with random weights, which is as fast as with the pretrained ones."""
         assert self.source is not None  # there is a next step  # noqa: S101
         name = self.request.backbone
-        preparation = spec(name).prepare(Preparation(input_size=spec(name).input_size))
+        preparation = spec(name).resolve()
         return BackboneEngine(name, build_backbone(name), preparation, self.source, self.device)
 
 

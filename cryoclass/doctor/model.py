@@ -28,7 +28,7 @@ def check_domain(source: Source, contrast: Contrast, spec: BackboneSpec) -> Iter
     """Say whether boxes are like those that the weights of the package have learnt from."""
     if not spec.packaged:
         return
-    found = outside_domain(source, contrast, spec, spec.preparation())
+    found = outside_domain(source, contrast, spec, spec.resolve())
     for words in found:
         yield warning("network", words, "")
     if not found:

@@ -194,8 +194,7 @@ def _backbone_engine(bare: BareBackbone, boxes: "Boxes", device: str, listener: 
     if bare.weights is None and not entry.trained_on:
         listener.warn(f"{name} has no pretrained weights: this map shows what a random network sees.")
         torch.manual_seed(0)
-    wish = entry.preparation(bare.input_size).replace(depth=bare.depth, beam_axis=bare.beam_axis)
-    preparation = entry.prepare(wish, source.box)
+    preparation = entry.resolve(bare, box=source.box)
     backbone = load_backbone(name, weights=bare.weights, as_pretrained=True, track=listener.track)
     engine = BackboneEngine(name, backbone, preparation, source, place)
     listener.note(f"backbone: {name}; {engine.description}; grey values {preparation.intensity}")

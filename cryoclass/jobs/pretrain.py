@@ -124,8 +124,7 @@ def _network(request: PretrainRequest, listener: Listener) -> "tuple[Backbone, P
 
     learner = request.learner
     entry = spec(learner.backbone)
-    wish = entry.preparation(learner.input_size).replace(depth=learner.depth, beam_axis=learner.beam_axis)
-    preparation = entry.prepare(wish, request.invention.box)
+    preparation = entry.resolve(learner, box=request.invention.box)
     torch.manual_seed(request.pretraining.seed)
     backbone = load_backbone(
         learner.backbone, weights=learner.weights, as_pretrained=True, track=listener.track

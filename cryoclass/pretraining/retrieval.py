@@ -59,5 +59,5 @@ def retrieval_of(entry: BackboneSpec, weights: Path, card: dict[str, Any]) -> fl
     ranges: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in card["invention"].items()
     }
-    preparer = Preparer(entry.prepare(entry.preparation()))
+    preparer = Preparer(entry.resolve())
     return retrieval(load_weights(entry, weights), preparer, held_out(Invention(**ranges)))

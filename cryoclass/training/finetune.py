@@ -12,7 +12,7 @@ from cryoclass.classifier import Classifier, ModelCard, current_versions, start_
 from cryoclass.errors import UsageError
 from cryoclass.labels import Labelled
 from cryoclass.metrics import Metrics, evaluate
-from cryoclass.settings import Preparation, Recipe, Start, Training
+from cryoclass.settings import Recipe, Start, Training
 from cryoclass.sources import Boxes
 from cryoclass.training.frozen import HEAD_ALONE
 from cryoclass.training.loop import History, LabelledBoxes, Run, fit
@@ -64,7 +64,7 @@ def choose_recipe(start: Start, training: Training) -> Recipe:
     own = {name: getattr(training, name) for name in ("epochs", "batch_size", "lr")}
     usual: dict[str, Any] = HEAD_ALONE if training.freeze else {}
     recipe = recipe.replace(**usual | {name: value for name, value in own.items() if value is not None})
-    return recipe.replace(preparation=_preparation(start, recipe.preparation))
+    return recipe.replace(preparation=spec(start.backbone).resolve(start, recipe.preparation))
 
 
 def finetune(
@@ -131,21 +131,6 @@ def finetune(
         history=history,
         metrics=metrics,
         recipe=recipe,
-    )
-
-
-def _preparation(start: Start, recipe: Preparation) -> Preparation:
-    """Return the recipe's preparation with the user's wishes, made for the backbone that was chosen."""
-    entry = spec(start.backbone)
-    its_own = entry.made_for_boxes or bool(entry.refuse(recipe.input_size))
-    size = start.input_size or (entry.input_size if its_own else recipe.input_size)
-    return entry.prepare(
-        recipe.replace(
-            input_size=size,
-            intensity=start.intensity or (entry.intensity if entry.made_for_boxes else recipe.intensity),
-            depth=start.depth,
-            beam_axis=start.beam_axis,
-        )
     )
 
 
