@@ -16,7 +16,7 @@ from cryoclass.inference.engines import OnnxEngine, TorchEngine
 from cryoclass.preparation import Preparer, beam_first
 from cryoclass.settings import NetworkInput, Preparation, Start, Training
 from cryoclass.training.finetune import choose_recipe
-from cryoclass.training.recipes import QUICK
+from cryoclass.training.recipes import QUICK, recipe
 
 CPU = torch.device("cpu")
 
@@ -160,7 +160,7 @@ def test_the_users_wishes_reach_the_recipe(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "wish", "recipe", "size", "intensity"),
+    ("name", "wish", "usual", "size", "intensity"),
     [
         ("r3d10", NetworkInput(), None, (32, 128, 128), "as-pretrained"),
         ("r3d10", NetworkInput(), QUICK.preparation, (24, 32, 32), "standard"),
@@ -168,12 +168,18 @@ def test_the_users_wishes_reach_the_recipe(monkeypatch):
         ("r3d10", Start(intensity="unit"), QUICK.preparation, (24, 32, 32), "unit"),
         ("res32", NetworkInput(), QUICK.preparation, (32, 32, 32), "standard"),
         ("res32", NetworkInput(depth="keep", beam_axis="x"), None, (32, 32, 32), "standard"),
-        ("mvit-v1-b-k400", NetworkInput(), QUICK.preparation, (32, 128, 128), "standard"),
     ],
 )
 def test_what_a_network_is_shown_is_the_users_wish_then_the_recipes_then_its_own(
-    name, wish, recipe, size, intensity
+    name, wish, usual, size, intensity
 ):
-    found = spec(name).resolve(wish, recipe)
+    found = spec(name).resolve(wish, usual)
     assert (found.input_size, found.intensity) == (size, intensity)
     assert (found.depth, found.beam_axis) == (wish.depth, wish.beam_axis)
+
+
+def test_a_network_that_cannot_take_a_recipes_size_is_shown_its_own():
+    picky = dataclasses.replace(spec("r3d10"), refuse=multiple_of(14, 14, 14), input_size=(28, 28, 28))
+    assert picky.resolve(recipe=recipe("quick", "random").preparation).input_size == (28, 28, 28)
+    with pytest.raises(UsageError, match="cannot take an input of 32x32x32"):
+        picky.resolve(NetworkInput(input_size=(32, 32, 32)))
