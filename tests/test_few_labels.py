@@ -22,6 +22,7 @@ from cryoclass.backbones import packaged
 from cryoclass.backbones.registry import build_backbone, load_backbone, spec
 from cryoclass.classifier import Classifier
 from cryoclass.cli import main
+from cryoclass.embedding import clusters, fit_space, likeness, project
 from cryoclass.errors import ModelError
 from cryoclass.inference.compatibility import outside_domain
 from cryoclass.settings import Augmentation, Preparation, Recipe, Start, Training
@@ -433,3 +434,33 @@ def test_what_cannot_be_read_is_not_ranked(cryoclass, extracted):
     assert len(ranked) == 35
     assert "gone.mrc" not in set(ranked["rlnImageName"])
     assert whole["cryoclassLikeness"][2] == -1
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(("backbone", "natural_units"), [("res32-species", True), ("r3d10", False)])
+def test_map_clusters_and_ranking_of_one_run_see_one_space(cryoclass, backbone, natural_units):
+    argv = (
+        *EMBED,
+        "--backbone",
+        backbone,
+        "--input-size",
+        16,
+        16,
+        16,
+        "--clusters",
+        3,
+        "--like",
+        4,
+        "-o",
+        "E",
+    )
+    ran = cryoclass(*argv)
+    assert ran.status == 0, ran.err
+    embedding, written = np.load("E/embeddings.npy"), table(Path("E/particles.star"))
+    space = fit_space(embedding, natural_units=natural_units)
+    features = space.place(embedding)
+    assert list(written["cryoclassCluster"] - 1) == clusters(features, 3, 0).tolist()
+    alike = likeness(features, features[[3]])
+    np.testing.assert_allclose(written["cryoclassLikeness"], alike, atol=1e-4)
+    places = written[["cryoclassMapX", "cryoclassMapY"]].to_numpy()
+    np.testing.assert_allclose(places, project(features, "pca", 0), atol=1e-4)

@@ -1,4 +1,4 @@
-"""Pre-training on species without end, and ranking by likeness with what has been learnt."""
+"""Pre-training on species without end."""
 
 import csv
 import hashlib
@@ -17,7 +17,6 @@ from torch import nn
 from cryoclass.backbones.registry import load_backbone, spec
 from cryoclass.backbones.spec import Backbone
 from cryoclass.errors import CryoclassError, UsageError
-from cryoclass.inference.likeness import likeness
 from cryoclass.preparation import Preparer
 from cryoclass.pretraining import loop, retrieval
 from cryoclass.pretraining import sharpen as sharpening
@@ -578,72 +577,6 @@ def test_own_particles_can_be_cut_from_tomograms(cryoclass, here, extracted):
     ran = cryoclass(*argv, "--tomograms", extracted.tomograms, "--box", 24)
     assert ran.status == 0, ran.err
     assert card_of(here / "P")["own_particles"] == 36
-
-
-# ------------------------------------------------------------------------------------------------ likeness
-
-
-def clusters(count=30, width=12, seed=0):
-    """Three clusters in turn, and the number of each particle's."""
-    generator = np.random.default_rng(seed)
-    number = np.arange(count) % 3
-    centres = generator.normal(size=(3, width)) * 3
-    return (centres[number] + generator.normal(size=(count, width))).astype(np.float32), number
-
-
-def test_an_example_is_most_like_itself():
-    embedding, _ = clusters()
-    for row in range(5):
-        found = likeness(embedding, embedding[[row]])
-        assert found.shape == (30,)
-        assert found.dtype == np.float32
-        assert found[row] == pytest.approx(1, abs=1e-6)
-        assert found.argmax() == row
-        assert found.min() >= -1 - 1e-6
-
-
-@pytest.mark.parametrize("cluster", [0, 1, 2])
-def test_examples_rank_their_own_cluster_first(cluster):
-    embedding, number = clusters()
-    examples = embedding[np.flatnonzero(number == cluster)[:3]]
-    ranked = np.argsort(-likeness(embedding, examples))
-    assert (number[ranked[:10]] == cluster).all()
-
-
-def test_examples_need_not_be_among_the_particles():
-    embedding, number = clusters(60)
-    alike = likeness(embedding[30:], embedding[:30][number[:30] == 1])
-    assert (number[30:][np.argsort(-alike)[:10]] == 1).all()
-
-
-def test_the_scale_of_a_number_plays_no_part():
-    embedding, _ = clusters()
-    factors = np.linspace(0.5, 40, embedding.shape[1], dtype=np.float32)
-    expected = likeness(embedding, embedding[:2])
-    assert likeness(factors * embedding + 7, factors * embedding[:2] + 7) == pytest.approx(expected, abs=1e-4)
-
-
-def test_numbers_that_never_change_do_no_harm():
-    embedding, _ = clusters()
-    more = np.zeros((len(embedding), 4), np.float32)
-    more[:, 1] = 5
-    more[:, 2] = 0.1 + 1e-8 * np.arange(len(embedding))  # rounding
-    more[:, 3] = -1e4
-    wider = np.concatenate([embedding, more], axis=1)
-    found = likeness(wider, wider[:2])
-    assert found == pytest.approx(likeness(embedding, embedding[:2]), abs=1e-3)
-
-
-def test_particles_that_are_all_the_same_are_like_any_other():
-    embedding = np.full((7, 4), 0.1, np.float32)
-    found = likeness(embedding, embedding[:1])
-    assert np.isfinite(found).all()
-    assert len(set(found.tolist())) == 1
-
-
-def test_examples_that_contradict_each_other_say_nothing():
-    embedding = np.array([[1, 0], [-1, 0], [0, 1], [0, -1]], np.float32)
-    assert likeness(embedding, embedding[:2]) == pytest.approx(0, abs=1e-6)
 
 
 # ----------------------------------------------------------------------------------------------- settings

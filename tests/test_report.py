@@ -1,7 +1,6 @@
-"""Figures, maps and pages, looked at through what a reader sees: text, pictures and numbers."""
+"""Figures and pages, looked at through what a reader sees: text, pictures and numbers."""
 
 import base64
-import importlib.util
 import io
 import json
 import re
@@ -15,9 +14,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
 from sklearn.metrics import roc_auc_score
 
-from cryoclass.errors import OutputError, ParticleError, UsageError
+from cryoclass.errors import OutputError
 from cryoclass.metrics import evaluate
-from cryoclass.report import figures, images, maps, pages, scores, style
+from cryoclass.report import figures, images, pages, scores, style
 from cryoclass.report.content import (
     Curves,
     EmbedContent,
@@ -580,74 +579,3 @@ def test_surest_and_least_do_not_overlap():
     assert most.tolist() == [0, 1, 2]
     assert least.tolist() == [3]
     assert len(none) == len(nor) == 0
-
-
-# ------------------------------------------------------------------------------------------------------- maps
-
-
-def groups_of_points(per_group=20, groups=3):
-    random = np.random.default_rng(0)
-    centres = 10 * random.standard_normal((groups, 64))
-    truth = np.repeat(np.arange(groups), per_group)
-    return (centres[truth] + random.standard_normal((len(truth), 64))).astype(np.float32), truth
-
-
-@pytest.mark.parametrize("method", ["pca", "tsne"])
-def test_maps_keep_groups_together_and_repeat(method):
-    features, truth = groups_of_points()
-    points = maps.project(features, method, 0)
-    assert points.shape == (60, 2)
-    assert points.dtype == np.float32
-    centres = np.array([points[truth == group].mean(axis=0) for group in range(3)])
-    nearest = np.linalg.norm(points[:, None] - centres, axis=2).argmin(axis=1)
-    assert (nearest == truth).all()
-    assert (maps.project(features, method, 0) == points).all()
-
-
-@pytest.mark.parametrize("method", ["pca", "tsne"])
-@pytest.mark.parametrize(
-    "features", [np.ones((40, 8)), np.arange(7.0)[:, None], np.zeros((0, 8)), np.eye(1), np.eye(3), np.eye(5)]
-)
-def test_maps_of_odd_embeddings(method, features):
-    points = maps.project(features, method, 0)
-    assert points.shape == (len(features), 2)
-    assert np.isfinite(points).all()
-
-
-def test_an_embedding_that_is_not_finite_is_refused():
-    broken = np.ones((6, 4))
-    broken[2, 1] = np.nan
-    with pytest.raises(ParticleError, match="number 3"):
-        maps.project(broken, "pca", 0)
-    with pytest.raises(ParticleError, match="not finite"):
-        maps.clusters(broken, 2, 0)
-
-
-def test_an_unknown_map_is_refused():
-    with pytest.raises(UsageError, match="pca, tsne, umap"):
-        maps.project(np.eye(6), "mds", 0)
-
-
-@pytest.mark.skipif(importlib.util.find_spec("umap") is not None, reason="umap-learn is installed here")
-def test_umap_that_is_not_installed_says_how_to_install_it():
-    with pytest.raises(UsageError, match="umap-learn") as caught:
-        maps.project(np.random.default_rng(0).random((10, 4)), "umap", 0)
-    assert "pip install umap-learn" in caught.value.hint
-
-
-def test_clusters_find_groups_and_number_the_largest_first():
-    features, truth = groups_of_points()
-    keep = np.flatnonzero((truth != 1) | (np.arange(len(truth)) % 2 == 0))
-    found = maps.clusters(features[keep], 3, 0)
-    assert len(set(zip(found.tolist(), truth[keep].tolist(), strict=True))) == 3
-    assert np.bincount(found).tolist() == [20, 20, 10]
-
-
-def test_clusters_of_particles_that_are_all_alike():
-    assert maps.clusters(np.ones((10, 4)), 3, 0).tolist() == [0] * 10
-
-
-@pytest.mark.parametrize("k", [0, 7])
-def test_more_clusters_than_particles_or_none_are_refused(k):
-    with pytest.raises(UsageError, match="between 1 and the 6 particles"):
-        maps.clusters(np.eye(6), k, 0)

@@ -38,6 +38,7 @@ from cryoclass.settings import (
 if TYPE_CHECKING:
     import numpy as np
 
+    from cryoclass.embedding import Space, Vectors
     from cryoclass.inference.engines import Engine
     from cryoclass.inference.pipeline import Flow
     from cryoclass.labels import Labelled
@@ -272,26 +273,33 @@ def _check_readable(boxes: "Boxes", row: int) -> None:
         ) from None
 
 
-def _likeness(request: EmbedRequest, said: _Said) -> "np.ndarray | None":
+def _likeness(request: EmbedRequest, said: _Said, space: "Space", features: "Vectors") -> "np.ndarray | None":
     """Return how like each row is to the examples (n,), -1 for those that are not done; None where none were given."""
     like = request.examples.like
     if said.examples is None and not like:
         return None
     import numpy as np
 
-    from cryoclass.backbones.registry import spec
-    from cryoclass.inference.likeness import likeness
+    from cryoclass.embedding import likeness
 
     pointed_at = [row - 1 for row in like or []]
     examples = said.outputs["embedding"][pointed_at] if said.examples is None else said.examples
-    rows = said.outputs.done
-    standardise = not spec(said.engine.card.backbone).natural_units
     alike = np.full(len(said.table), -1.0)
-    alike[rows] = likeness(said.outputs["embedding"][rows], examples, standardise=standardise)
+    alike[said.outputs.done] = likeness(features, space.place(examples))
     return alike
 
 
 # ----------------------------------------------------------------------------------------------- writing
+
+
+def _placed(said: _Said) -> "tuple[Space, Vectors]":
+    """Return the space that map, clusters and likeness share, and the particles that are done (m, E) in it."""
+    from cryoclass.backbones.registry import spec
+    from cryoclass.embedding import fit_space
+
+    embedding = said.outputs["embedding"][said.outputs.done]
+    space = fit_space(embedding, natural_units=spec(said.engine.card.backbone).natural_units)
+    return space, space.place(embedding)
 
 
 def _write(request: EmbedRequest, said: _Said) -> EmbedResult:
@@ -305,8 +313,9 @@ def _write(request: EmbedRequest, said: _Said) -> EmbedResult:
 
     outdir, table, rows = request.outdir, said.table, said.outputs.done
     star, page, picture = (outdir / name for name in ("particles.star", "embedding.html", "embedding.png"))
-    alike, ranked = _likeness(request, said), outdir / "ranked.star"
-    content, columns = lay_out(table, said.outputs, said.engine.card, said.labelled, request.layout)
+    space, features = _placed(said)
+    alike, ranked = _likeness(request, said, space, features), outdir / "ranked.star"
+    content, columns = lay_out(table, said.outputs, features, said.engine.card, said.labelled, request.layout)
     if alike is not None:
         cells = {"cryoclassLikeness": [f"{value:.4f}" for value in alike]}
         order = rows[np.argsort(-alike[rows], kind="stable")]

@@ -2,32 +2,33 @@
 
 import numpy as np
 
-from cryoclass.backbones.registry import spec
 from cryoclass.classifier import ModelCard
+from cryoclass.embedding import Vectors, clusters, project
 from cryoclass.labels import Labelled
 from cryoclass.outputs import Outputs
 from cryoclass.particles import Particles
 from cryoclass.report.content import EmbedContent, Grouping
-from cryoclass.report.maps import clusters, project
 from cryoclass.results import decide
 from cryoclass.settings import Mapping2d
 
 
 def lay_out(
-    table: Particles, outputs: Outputs, card: ModelCard, labelled: Labelled | None, layout: Mapping2d
+    table: Particles,
+    outputs: Outputs,
+    features: Vectors,
+    card: ModelCard,
+    labelled: Labelled | None,
+    layout: Mapping2d,
 ) -> tuple[EmbedContent, dict[str, list[str]]]:
-    """Lay the particles that are done out on a plane; return what the page shows, and the table's columns."""
+    """Lay the particles that are done, with ``features`` (m, E), out on a plane; return what the page shows, and columns."""
     rows = outputs.done
-    embedding = outputs["embedding"][rows]
-    points = project(embedding, layout.method, layout.seed)
+    points = project(features, layout.method, layout.seed)
     place = np.zeros((len(table), 2))
     place[rows] = points
     columns = {f"cryoclassMap{axis}": [f"{v:.6f}" for v in place[:, i]] for i, axis in enumerate("XY")}
     groupings = _known_groups(outputs, card, labelled)
     if layout.clusters is not None or not groupings:
-        found = clusters(
-            embedding, layout.clusters or 1, layout.seed, standardise=not spec(card.backbone).natural_units
-        )
+        found = clusters(features, layout.clusters or 1, layout.seed)
         names = [str(number + 1) for number in range(int(found.max()) + 1)]
         groupings.append(Grouping(title="cluster", names=names, index=found))
         numbers = np.zeros(len(table), dtype=int)
