@@ -11,8 +11,7 @@ from cryoclass.errors import ParticleError, VolumeError
 from cryoclass.files import digest, stamp
 from cryoclass.particles import Particles
 from cryoclass.settings import Extraction
-from cryoclass.star.dialects import Frame
-from cryoclass.star.frames import Geometry, affine, xyz_to_zyx
+from cryoclass.star.frames import Frame, Geometry, affine, xyz_to_zyx
 from cryoclass.tomograms import Tomogram
 from cryoclass.volumes.crop import crop, overlap
 from cryoclass.volumes.mrc import Volume, check_finite
@@ -96,7 +95,7 @@ class TomogramSource:
         if how == "outside" or (how == "partial" and self.settings.edge == "skip"):
             words = "lies outside" if how == "outside" else "sticks out of"
             raise VolumeError(f"the box at x={x} y={y} z={z} {words} the tomogram {_size_words(volume)}.")
-        bright = placement.tomogram.is_bright(self.particles.dialect)
+        bright = placement.tomogram.is_bright(by_table=self.particles.bright)
         return finish_box(
             crop(volume.data, (z, y, x), placement.plan.cut), placement.plan, self.settings, bright=bright
         )
@@ -184,7 +183,7 @@ def _geometry(tomogram: Tomogram, particles: Particles, rows: np.ndarray, angpix
 
 def coordinate_frame(particles: Particles, settings: Extraction) -> Frame:
     """Return what the coordinates count: what the user says (``--coords-angpix``), else what the file is."""
-    frame = particles.dialect.frame
+    frame = particles.frame
     if settings.coords_angpix is not None or frame is None:
         return Frame.IMAGE_PIXELS
     return frame

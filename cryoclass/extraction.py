@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,22 +13,13 @@ from cryoclass.particles import Particles
 from cryoclass.progress import Track, silent
 from cryoclass.results import Skipped, write_skipped
 from cryoclass.sources import read_many
-from cryoclass.star.dialects import CENTRED, ORIGINS, PIXELS, Frame
-from cryoclass.star.document import StarFile
-from cryoclass.star.frames import affine, origins_in_subtomogram
+from cryoclass.star.extracted import Boxes, written_frame
+from cryoclass.star.frames import Frame, affine, origins_in_subtomogram
 from cryoclass.star.names import project_path, stem
-from cryoclass.star.tables import tables_text
-from cryoclass.tomograms import OPTICS_COLUMNS
 from cryoclass.volumes.mrc import write_volume
 
 SAMPLE_PER_TOMOGRAM = 6
 SAMPLED_TOMOGRAMS = 24  # boxes to look at stay in memory
-# In which frame the written file will be understood, where that is another than the input's.
-_WRITTEN_FRAME = {
-    Frame.ANGSTROMS: Frame.IMAGE_PIXELS,
-    Frame.FRACTION: Frame.IMAGE_PIXELS,
-    Frame.PICKED_ANGSTROMS: Frame.CENTRED_ANGSTROMS,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,40 +121,56 @@ def image_paths(source: TomogramSource, outdir: Path) -> dict[int, Path]:
     return paths
 
 
-def output_table(source: TomogramSource, rows: np.ndarray, images: Sequence[Path]) -> StarFile:
-    """Return the input's STAR file with the written rows only, their images, and everything that describes them.
+def output_table(source: TomogramSource, rows: np.ndarray, images: Sequence[Path]) -> Particles:
+    """Return the input's table with the written rows only, their images, and everything that describes them.
 
-    All other blocks, columns, comments and cells stay as they were. ``rlnCtfImage`` goes: it describes another box.
+    The remainder of rounding is kept: where the file has origins, they hold it and the coordinates become the box
+    centres (``position = coordinate - origin`` stays true); elsewhere the coordinates stay the particle's, and
+    ``cryoclassOffset*Angst`` holds where it lies from the box centre.
     """
-    table = _with_optics(source.particles, source).select(rows.tolist())
-    columns = {"rlnImageName": [str(path) for path in images]}
-    columns |= _moved_coordinates(source, rows)
-    columns |= _pixel_size_columns(table, source.angpix)
-    star = table.with_columns(columns).star
-    block = star.block(table.block.name)
-    if block is not None and "rlnCtfImage" in block.labels:
-        star = star.without_column(block, "rlnCtfImage")
-    return _describe_images(star, source)
+    particles, settings = source.particles, source.settings
+    assert particles.frame is not None  # the source was made from coordinates  # noqa: S101
+    frame = written_frame(particles.frame)
+    folded = settings.shifts and particles.origins is not None
+    stays = frame is coordinate_frame(particles, settings) is not Frame.IMAGE_PIXELS and not folded
+    coordinates, remainder = _places(source, frame, centres=folded)
+    optics, group = _optics(source)
+    orientation = None if particles.orientation is None else particles.orientation[rows]
+    boxes = Boxes(
+        rows=rows,
+        images=images,
+        angpix=source.angpix,
+        side=source.box,
+        coordinates=None if stays else coordinates[rows],
+        origins=origins_in_subtomogram(-remainder[rows], orientation) if folded else None,
+        offsets=None if folded else remainder[rows],
+        optics=optics,
+        group=group[rows],
+    )
+    return particles.with_boxes(boxes)
 
 
-def _with_optics(table: Particles, source: TomogramSource) -> Particles:
-    """Give a table that has no optics, such as RELION 5's picks, those of its tomograms: RELION cannot do without."""
-    groups = list(dict.fromkeys(tuple(p.tomogram.optics.items()) for p in source.placements))
-    known = all(dict(group).keys() == set(OPTICS_COLUMNS) for group in groups)
-    if table.star.block("optics") is not None or not known:
-        return table
-    numbers = np.ones(len(table), dtype=int)
+def _places(source: TomogramSource, frame: Frame, *, centres: bool) -> np.ndarray:
+    """Return of all particles (2, n, 3): coordinates of box or particle; where it lies from the box, in angstroms."""
+    coordinates, remainder = both = np.zeros((2, len(source), 3))
     for placement in source.placements:
-        numbers[placement.rows] = groups.index(tuple(placement.tomogram.optics.items())) + 1
-    optics: dict[str, Sequence[object]] = {"rlnOpticsGroup": range(1, len(groups) + 1)}
-    optics |= {label: [dict(group)[label] for group in groups] for label in OPTICS_COLUMNS}
-    optics["rlnTomoSubtomogramBinning"] = [1] * len(
-        groups
-    )  # becomes right with the other sizes of the images
-    head = tables_text({"optics": optics}).encode("utf-8", "surrogateescape")
-    wider = table.with_columns({"rlnOpticsGroup": [str(number) for number in numbers.tolist()]})
-    star = StarFile.parse(head + wider.star.to_bytes(), table.path)
-    return replace(wider, star=star, block=star.blocks[wider.star.blocks.index(wider.block) + 1])
+        to_voxel = affine(frame, placement.geometry, source.angpix)
+        shown = placement.centres if centres else placement.positions
+        coordinates[placement.rows] = to_voxel.coordinate(shown)
+        remainder[placement.rows] = (placement.positions - placement.centres) * placement.geometry.angpix
+    return both
+
+
+def _optics(source: TomogramSource) -> tuple[list[dict[str, str]], np.ndarray]:
+    """Return what is known of the tomograms' optics groups, and the group (n,) of each particle, from 0."""
+    groups: list[dict[str, str]] = []
+    numbers = np.zeros(len(source), dtype=int)
+    for placement in source.placements:
+        optics = dict(placement.tomogram.optics)
+        if optics not in groups:
+            groups.append(optics)
+        numbers[placement.rows] = groups.index(optics)
+    return groups, numbers
 
 
 def safe_name(name: str) -> str:
@@ -195,71 +202,3 @@ class _Written:
 def _without_volume(particles: Particles, row: int) -> Skipped:
     name = particles.tomograms[row]
     return Skipped(row=row, tomogram=name, reason=f"tomogram {name} has no volume")
-
-
-def _moved_coordinates(source: TomogramSource, rows: np.ndarray) -> dict[str, list[str]]:
-    """Return columns that say where the boxes are, in the frame in which the written file will be understood.
-
-    The remainder of rounding is kept: where the file has origins, they hold it and the coordinates become the box
-    centres (``position = coordinate - origin`` stays true); elsewhere the coordinates stay the particle's, and
-    ``cryoclassOffset*Angst`` holds where it lies from the box centre.
-    """
-    particles, dialect = source.particles, source.particles.dialect
-    assert dialect.frame is not None  # noqa: S101 - the source was made from coordinates
-    frame = _WRITTEN_FRAME.get(dialect.frame, dialect.frame)
-    same_numbers = frame is coordinate_frame(particles, source.settings) is not Frame.IMAGE_PIXELS
-    folded = bool(dialect.origins) and source.settings.shifts
-    coordinates, remainder = np.zeros((2, len(particles), 3))
-    for placement in source.placements:
-        to_voxel = affine(frame, placement.geometry, source.angpix)
-        shown = placement.centres if folded else placement.positions
-        coordinates[placement.rows] = to_voxel.coordinate(shown)
-        remainder[placement.rows] = (placement.positions - placement.centres) * placement.geometry.angpix
-    moved = _columns(CENTRED if frame is Frame.CENTRED_ANGSTROMS else PIXELS, coordinates[rows])
-    if folded:
-        unit = (
-            1.0 if dialect.origins == ORIGINS else source.angpix
-        )  # the older rlnOriginX counts pixels of the image
-        orientation = None if particles.orientation is None else particles.orientation[rows]
-        origins = origins_in_subtomogram(-remainder[rows], orientation)  # the file keeps them so
-        return moved | _columns(dialect.origins, origins / unit)
-    offsets = _columns([f"cryoclassOffset{axis}Angst" for axis in "XYZ"], remainder[rows])
-    return offsets if same_numbers else moved | offsets
-
-
-def _columns(labels: Sequence[str], values: np.ndarray) -> dict[str, list[str]]:
-    rounded = np.round(values, 6) + 0.0  # no "-0.000000"
-    return {label: [f"{value:.6f}" for value in rounded[:, axis]] for axis, label in enumerate(labels)}
-
-
-def _pixel_size_columns(table: Particles, angpix: float) -> dict[str, list[str]]:
-    """Pixel size per row, for files that have no optics table (RELION 3.0, Warp)."""
-    columns = {}
-    if table.star.block("optics") is None:
-        columns["rlnMagnification"] = ["10000.000000"] * len(table)
-        columns["rlnDetectorPixelSize"] = [f"{angpix:.6f}"] * len(table)
-    if "rlnPixelSize" in table.block.labels or (not columns and table.dialect.producer == "warp"):
-        columns["rlnPixelSize"] = [f"{angpix:.6f}"] * len(table)
-    return columns
-
-
-def _describe_images(star: StarFile, source: TomogramSource) -> StarFile:
-    """Tell the optics table, and RELION 5's general block, what the images are now."""
-    optics = star.block("optics")
-    if optics is not None and optics.labels:
-        groups = len(optics)
-        values = {
-            "rlnImagePixelSize": f"{source.angpix:.6f}",
-            "rlnImageSize": str(source.box),
-            "rlnImageDimensionality": "3",
-            "rlnCtfDataAreCtfPremultiplied": "0",
-        }
-        columns = {label: [value] * groups for label, value in values.items()}
-        if "rlnTomoSubtomogramBinning" in optics.labels and "rlnTomoTiltSeriesPixelSize" in optics.labels:
-            unbinned = star.numbers(optics, ["rlnTomoTiltSeriesPixelSize"])[:, 0]
-            columns["rlnTomoSubtomogramBinning"] = [f"{source.angpix / size:.6f}" for size in unbinned]
-        star = star.with_columns(optics, columns)
-    general = star.block("general")
-    if general is not None and "rlnTomoSubTomosAre2DStacks" in general.items:
-        star = star.with_item(general, "rlnTomoSubTomosAre2DStacks", "0")
-    return star

@@ -7,7 +7,6 @@ import numpy as np
 from cryoclass.errors import ParticleError, VolumeError
 from cryoclass.files import digest, stamp
 from cryoclass.particles import Particles
-from cryoclass.star.names import resolve
 from cryoclass.volumes.mrc import Volume, check_finite, open_volume
 from cryoclass.volumes.pixels import agree
 
@@ -34,9 +33,9 @@ class FileSource:
     """
 
     def __init__(self, particles: Particles, angpix: float | None = None) -> None:
-        if particles.dialect.stacks_2d:
+        if particles.stacks_2d:
             raise ParticleError(
-                f"{particles.path}: its images are 2D stacks ({particles.dialect.name}), no volumes.",
+                f"{particles.path}: its images are 2D stacks ({particles.dialect}), no volumes.",
                 _REEXTRACT,
             )
         self.particles = particles
@@ -70,16 +69,15 @@ class FileSource:
         """
         names = [image.rpartition("/")[2] for image in self.images]
         files = dict.fromkeys(image.rpartition("@")[2] for image in self.images)
-        stamps = [stamp(resolve(name, self.particles.path) or Path(name)) for name in files]
+        stamps = [stamp(self.particles.find(name) or Path(name)) for name in files]
         return digest("images", self.box, self.angpix, *names, *stamps)
 
     def _open(self, index: int) -> tuple[np.ndarray, float | None]:
-        number, _, name = self.images[index].rpartition("@")
-        path = resolve(name, self.particles.path)
-        if path is None:
-            raise VolumeError(f"{name}: no such volume.")
-        volume = open_volume(path)
-        return _one_box(volume, int(number) if number.isdigit() else None), volume.angpix
+        image = self.particles.image(index)
+        if image.path is None:
+            raise VolumeError(f"{image.name}: no such volume.")
+        volume = open_volume(image.path)
+        return _one_box(volume, image.number), volume.angpix
 
     def _first_readable(self) -> tuple[np.ndarray, float | None]:
         problem: VolumeError | None = None

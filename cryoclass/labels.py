@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cryoclass.errors import ParticleError, UsageError
-from cryoclass.particles import Particles, read_particles
+from cryoclass.particles import Identity, Particles, read_particles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,18 +87,18 @@ def _from_files(pairs: Sequence[tuple[str, Path]]) -> Labelled:
 
 
 def _check_disjoint(pairs: Sequence[tuple[str, Path]], tables: Sequence[Particles]) -> None:
-    """Hold that no image is in the files of two classes: it would be trained on as both, and scored as never seen."""
-    owner: dict[str, str] = {}
+    """Hold that no particle is in the files of two classes: it would be trained on as both, and scored as never seen."""
+    owner: dict[Identity, str] = {}
     for (name, path), table in zip(pairs, tables, strict=True):
-        images = table.images if "rlnImageName" in table.block.labels else []
-        shared = [image for image in images if owner.get(image, name) != name]
+        identities = table.identities()
+        shared = [row for row, identity in enumerate(identities) if owner.get(identity, name) != name]
         if shared:
             raise ParticleError(
-                f"{len(shared)} particles of {path} ({name}) are also in the file of {owner[shared[0]]}, "
-                f"the first is {shared[0]}.",
+                f"{len(shared)} particles of {path} ({name}) are also in the file of {owner[identities[shared[0]]]}, "
+                f"the first is {table.named(shared[0])}.",
                 "Take them out of one of the two.",
             )
-        owner |= dict.fromkeys(images, name)
+        owner |= dict.fromkeys(identities, name)
 
 
 def _number(tables: Sequence[Particles], texts: Sequence[str | None]) -> Labelled:

@@ -1,21 +1,23 @@
-"""The particle table: a user's STAR file, understood and kept."""
+"""The particle table: the values of a user's file, and the ways back into its own text."""
 
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from cryoclass.errors import ParticleError, StarError
-from cryoclass.star.dialects import OLD_ORIGINS, ORIENTATION, Dialect, detect, image_angpix, optics_column
-from cryoclass.star.document import Block, StarFile
-from cryoclass.star.frames import origins_in_tomogram
-from cryoclass.star.lists import read_list
-from cryoclass.star.optimisation import PARTICLES, listed_file, set_beside
+from cryoclass.errors import ParticleError
+from cryoclass.star.extracted import Boxes, with_boxes
+from cryoclass.star.frames import Frame, origins_in_tomogram
+from cryoclass.star.names import resolve
+from cryoclass.star.optimisation import OptimisationSet
+from cryoclass.star.particle_file import ParticleFile, read_particle_file
+from cryoclass.star.rules import Problem, relion_problems
 
-LISTS = (".tbl", ".em")
+IMAGE = "rlnImageName"
 LABEL_COLUMNS = ("cryoclassLabel", "rlnClassNumber")
 UNLABELLED = {
     "",
@@ -31,40 +33,175 @@ UNLABELLED = {
     "-1",
     "-999",
 }
+SAME_POSITION = 4  # decimals, also of a fraction of the tomogram
+
+Identity = tuple[str | float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFile:
+    """The image of a particle.
+
+    Attributes
+    ----------
+    name
+        As in the table, without the number.
+    path
+        Where it was found; ``None`` where it does not exist.
+    number
+        Which volume of a stack, from 1; ``None`` where the file is one volume.
+    """
+
+    name: str
+    path: Path | None
+    number: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Particles:
-    """The particles of a STAR file; row numbers (from 0) are their key to the very end.
+    """The particles of a file; row numbers (from 0) are their key to the very end.
 
     Attributes
     ----------
-    star, block
-        The file as it was read, and the block that holds the particles.
-    dialect
-        What kind of file it is.
-    optimisation_set
-        The file that ties the particles to their tomograms, where there is one.
+    file
+        The user's text behind the values; nothing but this class reaches into it.
     """
 
-    star: StarFile
-    block: Block
-    dialect: Dialect
-    optimisation_set: StarFile | None = None
+    file: ParticleFile
 
     def __len__(self) -> int:
-        return len(self.block)
+        return len(self.file.rows)
+
+    # ------------------------------------------------------------------------------ what file it is
 
     @property
     def path(self) -> Path:
-        """The STAR file."""
-        return self.star.path
+        """The file that holds the table."""
+        return self.file.path
+
+    @property
+    def optimisation_set(self) -> OptimisationSet | None:
+        """The file that ties the particles to their tomograms, where there is one."""
+        return self.file.optimisation_set
+
+    @property
+    def dialect(self) -> str:
+        """What kind of file it is, such as ``RELION 3.1``."""
+        return self.file.dialect.name
+
+    def in_words(self) -> str:
+        """Return kind, frame of the coordinates and kind of images as one sentence for people."""
+        return self.file.dialect.in_words()
+
+    @property
+    def bright(self) -> bool:
+        """Whether the program that made the file (Warp, M) makes particles brighter than the background."""
+        return self.file.dialect.producer in ("warp", "m")
+
+    @property
+    def stacks_2d(self) -> bool:
+        """Whether the images are stacks of tilt images, no volumes."""
+        return self.file.dialect.stacks_2d
+
+    def relion_problems(self) -> Iterator[Problem]:
+        """Yield, as words and way out, each thing that RELION would refuse or misread in the file."""
+        return relion_problems(self.file.rows)
+
+    def lacking(self, labels: Sequence[str]) -> list[str]:
+        """Return those columns that stand neither with the particles nor in another table of the file."""
+        return [label for label in labels if not self.file.names_anywhere(label)]
+
+    # --------------------------------------------------------------------------------------- columns
+
+    def has(self, label: str) -> bool:
+        """Whether there is a column of that name."""
+        return label in self.file.rows
+
+    def cells(self, label: str) -> list[str]:
+        """Return a column as text; StarError where there is none."""
+        return self.file.rows.cells(label)
+
+    def numbers(self, labels: Sequence[str]) -> np.ndarray:
+        """Return columns as float64 (n, labels); StarError where one is missing, or a cell is no finite number."""
+        return self.file.rows.numbers(labels)
+
+    def line(self, row: int) -> int:
+        """Return the line of the file, from 1, on which a row stands."""
+        return self.file.line(row)
+
+    # ---------------------------------------------------------------------------------------- places
+
+    @property
+    def frame(self) -> Frame | None:
+        """What the coordinates count, and from where; ``None`` where there are none."""
+        return self.file.dialect.frame
+
+    @property
+    def names_tomograms(self) -> bool:
+        """Whether the file says in which tomogram a particle lies."""
+        return bool(self.file.dialect.tomogram)
 
     @cached_property
     def tomograms(self) -> list[str]:
         """Name of each particle's tomogram, as in the file; empty strings where it has no such column."""
-        label = self.dialect.tomogram
-        return self.star.column(self.block, label) if label in self.block.labels else [""] * len(self)
+        return self.file.tomograms()
+
+    @cached_property
+    def coordinates(self) -> np.ndarray:
+        """Coordinates (n, 3) x, y, z as in the file; what they count is :attr:`frame`.
+
+        Raises
+        ------
+        ParticleError
+            The file has none.
+        """
+        found = self.file.coordinates()
+        if found is None:
+            raise ParticleError(
+                f"{self.path} has no coordinates (rlnCoordinateX/Y/Z or rlnCenteredCoordinateX/Y/ZAngst).",
+                "Boxes can only be cut where a file says where its particles are.",
+            )
+        return found
+
+    @cached_property
+    def origins(self) -> np.ndarray | None:
+        """Refined origins (n, 3) x, y, z in angstroms, in the tomogram's axes; ``None`` where there are none."""
+        origins = self.file.origins()
+        return None if origins is None else origins_in_tomogram(origins, self.orientation)
+
+    @cached_property
+    def orientation(self) -> np.ndarray | None:
+        """How subtomograms are rotated in their tomograms (n, 3): rot, tilt, psi in degrees; ``None`` for not at all."""
+        return self.file.orientation()
+
+    # ---------------------------------------------------------------------------------------- optics
+
+    @property
+    def angpix(self) -> np.ndarray | None:
+        """Pixel size in angstroms of each particle's image (n,); ``None`` where the file says none."""
+        return self.file.rows.angpix
+
+    @cached_property
+    def tilt_series_angpix(self) -> np.ndarray | None:
+        """Unbinned pixel size in angstroms of each particle's tilt series (n,); ``None`` where the file says none."""
+        return self.file.rows.optics("rlnTomoTiltSeriesPixelSize")
+
+    @cached_property
+    def micrograph_angpix(self) -> np.ndarray | None:
+        """Pixel size in angstroms of each particle's micrograph (n,); ``None`` where the file says none."""
+        return self.file.rows.optics("rlnMicrographPixelSize")
+
+    @cached_property
+    def image_size(self) -> np.ndarray | None:
+        """Side in pixels of each particle's image (n,); ``None`` where the file says none."""
+        return self.file.rows.optics("rlnImageSize")
+
+    # ---------------------------------------------------------------------------------------- images
+
+    @property
+    def has_images(self) -> bool:
+        """Whether the file names images."""
+        return self.has(IMAGE)
 
     @cached_property
     def images(self) -> list[str]:
@@ -75,65 +212,86 @@ class Particles:
         ParticleError
             The file has no image column.
         """
-        if "rlnImageName" not in self.block.labels:
+        if not self.has_images:
             raise ParticleError(
-                f"{self.path} names no images (no column rlnImageName); it is {self.dialect.in_words()}.",
+                f"{self.path} names no images (no column rlnImageName); it is {self.in_words()}.",
                 "Give --tomograms to cut the boxes on the fly, or run cryoclass extract first.",
             )
-        return self.star.column(self.block, "rlnImageName")
+        return self.cells(IMAGE)
 
-    @cached_property
-    def angpix(self) -> np.ndarray | None:
-        """Pixel size in angstroms of each particle's image (n,); ``None`` where the file says none."""
-        return image_angpix(self.star, self.block)
+    def find(self, name: str) -> Path | None:
+        """Find a file that the table names: from the current folder, the table's folder and its parents."""
+        return resolve(name, self.path)
 
-    @cached_property
-    def tilt_series_angpix(self) -> np.ndarray | None:
-        """Unbinned pixel size in angstroms of each particle's tilt series (n,); ``None`` where the file says none."""
-        return optics_column(self.star, self.block, "rlnTomoTiltSeriesPixelSize")
+    def image(self, row: int) -> ImageFile:
+        """Return the image of a row; the name is looked for as by :meth:`find`."""
+        number, _, name = self.images[row].rpartition("@")
+        return ImageFile(
+            name=name,
+            path=self.find(name),
+            number=int(number) if number.isdigit() else None,
+        )
 
-    @cached_property
-    def coordinates(self) -> np.ndarray:
-        """Coordinates (n, 3) x, y, z as in the file; what they count is ``dialect.frame``.
+    # -------------------------------------------------------------------------------------- identity
+
+    def identities(self) -> list[Identity]:
+        """Return what each particle (n,) is, whatever file it stands in.
+
+        The image where there is one: the path at which it lies, without ``..`` and with its number in a stack. Else
+        the tomogram, what coordinates count and the coordinates. The first image found in a folder says where
+        that folder lies, so that a million particles are not looked up one by one.
 
         Raises
         ------
         ParticleError
-            The file has none.
+            The file has neither images nor coordinates.
         """
-        if self.dialect.frame is None:
-            raise ParticleError(
-                f"{self.path} has no coordinates (rlnCoordinateX/Y/Z or rlnCenteredCoordinateX/Y/ZAngst).",
-                "Boxes can only be cut where a file says where its particles are.",
-            )
-        return self.star.numbers(self.block, self.dialect.coordinates)
+        if not self.has_images:
+            places = np.round(self.coordinates, SAME_POSITION) + 0.0
+            frame = self.frame.name if self.frame else ""
+            rows = zip(self.tomograms, places.tolist(), strict=True)
+            return [(tomogram, frame, *place) for tomogram, place in rows]
+        folders: dict[str, str] = {}
+        return [self._image_identity(image, folders) for image in self.images]
 
-    @cached_property
-    def origins(self) -> np.ndarray | None:
-        """Refined origins (n, 3) x, y, z in angstroms, in the tomogram's axes; ``None`` where there are none."""
-        labels = self.dialect.origins
-        if not labels:
-            return None
-        origins = self.star.numbers(self.block, labels)
-        if labels == OLD_ORIGINS and origins.any():
-            if self.angpix is None:
-                raise ParticleError(f"{self.path}: rlnOriginX/Y/Z count pixels of a size that is not stated.")
-            origins = origins * self.angpix[:, None]
-        return origins_in_tomogram(origins, self.orientation)
+    def named(self, row: int) -> str:
+        """Return what to call a particle in a message: its image as in the file, else tomogram and coordinates."""
+        if self.has_images:
+            return self.images[row]
+        place = " ".join(
+            f"{axis}={value:g}" for axis, value in zip("xyz", self.coordinates[row], strict=True)
+        )
+        return f"{self.tomograms[row]} {place}".strip()
 
-    @cached_property
-    def orientation(self) -> np.ndarray | None:
-        """How subtomograms are rotated in their tomograms (n, 3): rot, tilt, psi in degrees; ``None`` for not at all."""
-        rotated = all(label in self.block.labels for label in ORIENTATION)
-        return self.star.numbers(self.block, ORIENTATION) if rotated else None
+    def _image_identity(self, image: str, folders: dict[str, str]) -> Identity:
+        number, _, name = image.rpartition("@")
+        folder, base = os.path.split(name.replace("\\", "/"))
+        if folder not in folders:
+            found = self.find(name)
+            if found is None:
+                return (os.path.normpath(Path(folder).absolute() / base), _stack_number(number))
+            folders[folder] = os.path.normpath(found.parent.absolute())
+        return (f"{folders[folder]}{os.sep}{base}", _stack_number(number))
+
+    # ---------------------------------------------------------------------------------------- labels
+
+    @property
+    def has_own_labels(self) -> bool:
+        """Whether there is the column of labels that only people fill in."""
+        return self.has(LABEL_COLUMNS[0])
+
+    @property
+    def has_label_column(self) -> bool:
+        """Whether there is one of the usual columns of labels."""
+        return any(map(self.has, LABEL_COLUMNS))
 
     def label_column(self, asked: str | None) -> str:
         """Return the column that holds labels: the asked one, else the first of the usual ones."""
         if asked is not None:
-            self.star.index(self.block, asked.lstrip("_"))
+            self.file.rows.require(asked.lstrip("_"))
             return asked.lstrip("_")
-        found = next((label for label in LABEL_COLUMNS if label in self.block.labels), None)
-        if found == "rlnClassNumber" and "cryoclassClassName" in self.block.labels:
+        found = next(filter(self.has, LABEL_COLUMNS), None)
+        if found == "rlnClassNumber" and self.has("cryoclassClassName"):
             raise ParticleError(
                 f"{self.path} has no labels: its rlnClassNumber is what cryoclass predicted.",
                 "Fill in a column cryoclassLabel, or insist with --label-column rlnClassNumber.",
@@ -152,25 +310,25 @@ class Particles:
         in ``rlnClassNumber``, whose classes start at 1. Whole numbers lose their decimals (``1.000000`` is ``1``).
         """
         first = 1 if column == "rlnClassNumber" else -math.inf
-        return [_label(cell, first) for cell in self.star.column(self.block, column)]
+        return [_label(cell, first) for cell in self.cells(column)]
+
+    # -------------------------------------------------------------------------------------- ways out
 
     def select(self, rows: Sequence[int]) -> "Particles":
-        """Return the particles of some rows; their STAR file keeps all its other blocks."""
-        star = self.star.with_rows(self.block, rows)
-        block = next(
-            b for old, b in zip(self.star.blocks, star.blocks, strict=True) if old.line == self.block.line
-        )
-        return replace(self, star=star, block=block)
+        """Return the particles of some rows; their text keeps all its other blocks."""
+        return replace(self, file=self.file.select(rows))
 
     def with_columns(self, columns: Mapping[str, Sequence[str]]) -> "Particles":
         """Return the particles with columns added or replaced, all else as it was."""
-        star = self.star.with_columns(self.block, columns)
-        if star.version is not None and star.block("optics") is None:
-            star = star.without_versions()
-        block = next(
-            b for old, b in zip(self.star.blocks, star.blocks, strict=True) if old.line == self.block.line
-        )
-        return replace(self, star=star, block=block)
+        return replace(self, file=self.file.with_columns(columns))
+
+    def with_boxes(self, boxes: Boxes) -> "Particles":
+        """Return the particles that were cut, with all that describes their boxes, all else as it was."""
+        return replace(self, file=with_boxes(self.file, boxes))
+
+    def write(self, path: Path) -> None:
+        """Write the text beside ``path`` and move it into place."""
+        self.file.write(path)
 
 
 def read_particles(path: Path) -> Particles:
@@ -181,15 +339,11 @@ def read_particles(path: Path) -> Particles:
     StarError
         No such file, no STAR file, or no particles in it; the message says what it is instead.
     """
-    given = read_list(path) if path.suffix in LISTS else StarFile.read(path)
-    star = listed_file(given, PARTICLES)
-    optimisation_set = given if given is not star else set_beside(path)
-    dialect, block = detect(star)
-    if not len(block):
-        raise StarError(
-            f"{star.path} has no particles: its table is empty.", "Give a file with at least one row."
-        )
-    return Particles(star=star, block=block, dialect=dialect, optimisation_set=optimisation_set)
+    return Particles(file=read_particle_file(path))
+
+
+def _stack_number(text: str) -> int:
+    return int(text) if text.isdigit() else 0
 
 
 def _label(cell: str, first: float) -> str | None:

@@ -15,7 +15,7 @@ from cryoclass.files import write_text
 from cryoclass.metrics import Metrics
 from cryoclass.outputs import Outputs, Status
 from cryoclass.particles import Particles
-from cryoclass.star.optimisation import read_set, write_set
+from cryoclass.star.optimisation import read_set
 from cryoclass.star.tables import write_tables
 
 
@@ -42,7 +42,7 @@ def write_skipped(path: Path, particles: Particles, skipped: Sequence[Skipped]) 
     table = csv.writer(out, lineterminator="\n")
     table.writerow(["star_line", "tomogram", "reason"])
     for item in sorted(skipped, key=lambda item: item.row):
-        table.writerow([particles.block.rows[item.row] + 1, item.tomogram, item.reason])
+        table.writerow([particles.line(item.row), item.tomogram, item.reason])
     write_text(path, out.getvalue())
 
 
@@ -163,7 +163,7 @@ def write_split(outdir: Path, table: Particles, decisions: Decisions, classes: S
     for name, chosen in parts.items():
         if chosen.any():
             written.append(outdir / f"{name}.star")
-            table.select(np.flatnonzero(chosen).tolist()).star.write(written[-1])
+            table.select(np.flatnonzero(chosen).tolist()).write(written[-1])
     return written
 
 
@@ -180,7 +180,7 @@ def write_optimisation_sets(table: Particles, tomograms: Path | None, written: S
         Particle files made from the input.
     """
     original = table.optimisation_set or (read_set(tomograms) if tomograms else None)
-    return [write_set(original, star) for star in written] if original else []
+    return [original.write_for(star) for star in written] if original else []
 
 
 def _decimals(values: np.ndarray) -> list[str]:

@@ -3,60 +3,25 @@
 import re
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from cryoclass.errors import ParticleError, StarError, UsageError, VolumeError
-from cryoclass.star.dialects import CENTRED, PIXELS, Dialect
-from cryoclass.star.document import Block, StarFile
+from cryoclass.errors import ParticleError, UsageError, VolumeError
 from cryoclass.star.frames import Geometry
 from cryoclass.star.names import match, nearest, resolve, volume_files
-from cryoclass.star.optimisation import TOMOGRAMS, listed_file
+from cryoclass.star.tomogram_list import ListedTomogram, read_tomogram_list
 from cryoclass.volumes.mrc import Volume, open_volume
 from cryoclass.volumes.pixels import agree
 
-VOLUME_COLUMNS = (
-    "rlnTomoReconstructedTomogramDenoised",
-    "rlnTomoDenoisedTomogram",
-    "rlnTomoReconstructedTomogram",
-)
-HALF_COLUMNS = ("rlnTomoReconstructedTomogramHalf1", "rlnTomoReconstructedTomogramHalf2")
-OPTICS_COLUMNS = (
-    "rlnOpticsGroupName",
-    "rlnVoltage",
-    "rlnSphericalAberration",
-    "rlnAmplitudeContrast",
-    "rlnTomoTiltSeriesPixelSize",
-)
-UNKNOWN_SIZE = -999
 _OPENING = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tomogram:
-    """A tomogram as the user's files describe it.
-
-    Attributes
-    ----------
-    name
-        As in the STAR file.
-    paths
-        Its volume; or two half volumes, which are summed as RELION does.
-    tilt_series_angpix, unbinned_size, binning
-        From ``tomograms.star``; ``None`` where it does not say.
-    optics
-        What ``tomograms.star`` says of the microscope, as text: the optics group of the particles in this tomogram.
-    """
-
-    name: str
-    paths: tuple[Path, ...]
-    tilt_series_angpix: float | None = None
-    unbinned_size: tuple[float, float, float] | None = None
-    binning: float | None = None
-    optics: Mapping[str, str] = field(default_factory=dict)
+class Tomogram(ListedTomogram):
+    """A tomogram as the user's files describe it; ``paths`` of two are half volumes, which are summed as RELION does."""
 
     def open(self) -> Volume:
         """Map the volume (kept open for a few tomograms at a time)."""
@@ -99,13 +64,13 @@ class Tomogram:
             unbinned_size=self.unbinned_size,
         )
 
-    def is_bright(self, dialect: Dialect) -> bool:
-        """Whether particles are brighter than the background.
+    def is_bright(self, *, by_table: bool) -> bool:
+        """Whether particles are brighter than the background: as the particles' table says, or the file's name.
 
         Warp inverts tilt images before it reconstructs, and names its tomograms ``*_10.00Apx.mrc``; RELION, IMOD and
         AreTomo leave protein dark.
         """
-        return dialect.producer in ("warp", "m") or bool(re.search(r"_\d+\.\d+Apx\.", self.paths[0].name))
+        return by_table or bool(re.search(r"_\d+\.\d+Apx\.", self.paths[0].name))
 
 
 def _identity(path: Path) -> tuple[int, ...]:
@@ -214,56 +179,9 @@ def read_tomograms(path: Path) -> dict[str, Tomogram]:
     Raises
     ------
     StarError
-        The file lists no tomograms, or none of its volumes exists.
+        The file lists no tomograms.
     """
-    star = listed_file(StarFile.read(path), TOMOGRAMS)
-    if any(coordinates[0] in block.labels for block in star.blocks for coordinates in (PIXELS, CENTRED)):
-        raise StarError(
-            f"{path} is a table of particles, no list of tomograms.", "Give a tomograms.star or a folder."
-        )
-    block = next((b for b in star.blocks if "rlnTomoName" in b.labels), None)
-    if block is None:
-        return _listed_volumes(star)
-    names = star.column(block, "rlnTomoName")
-    return {name: _tomogram_of_row(star, block, row, name) for row, name in enumerate(names)}
-
-
-def _listed_volumes(star: StarFile) -> dict[str, Tomogram]:
-    """Read RELION's list of micrographs, which in tomography are the tomograms themselves."""
-    block = next((b for b in star.blocks if "rlnMicrographName" in b.labels), None)
-    if block is None:
-        raise StarError(
-            f"{star.path} lists no tomograms: it has neither rlnTomoName nor rlnMicrographName.",
-            "Give a tomograms.star.",
-        )
-    names = dict.fromkeys(star.column(block, "rlnMicrographName"))
-    paths = {name: resolve(name, star.path) for name in names}
-    return {name: Tomogram(name=name, paths=(path,) if path else ()) for name, path in paths.items()}
-
-
-def _tomogram_of_row(star: StarFile, block: Block, row: int, name: str) -> Tomogram:
-    one = replace(block, rows=block.rows[row : row + 1])
-
-    def text(label: str) -> str:
-        cell = star.column(one, label)[0] if label in block.labels else ""
-        return "" if cell in ("", "N/A", "None") else cell
-
-    def number(label: str) -> float | None:
-        return float(star.numbers(one, [label])[0, 0]) if text(label) else None
-
-    size = tuple(number(f"rlnTomoSize{axis}") or UNKNOWN_SIZE for axis in "XYZ")
-    volumes = [text(label) for label in VOLUME_COLUMNS]
-    halves = [text(label) for label in HALF_COLUMNS]
-    wanted = next(([v] for v in reversed(volumes) if v), halves if all(halves) else [])
-    paths = tuple(path for volume in wanted if (path := resolve(volume, star.path)))
-    return Tomogram(
-        name=name,
-        paths=paths if len(paths) == len(wanted) else (),  # half of a tomogram is none
-        tilt_series_angpix=number("rlnTomoTiltSeriesPixelSize"),
-        unbinned_size=None if UNKNOWN_SIZE in size else (size[0], size[1], size[2]),
-        binning=number("rlnTomoTomogramBinning"),
-        optics={label: value for label in OPTICS_COLUMNS if (value := text(label))},
-    )
+    return {listed.name: Tomogram(**vars(listed)) for listed in read_tomogram_list(path)}
 
 
 def _match_listed(names: list[str], listed: Mapping[str, Tomogram]) -> dict[str, Tomogram]:

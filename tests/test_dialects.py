@@ -25,8 +25,10 @@ from star_files import (
 
 from cryoclass.errors import ParticleError, StarError
 from cryoclass.particles import Particles, read_particles
-from cryoclass.star.dialects import Frame, detect, image_angpix
 from cryoclass.star.document import StarFile
+from cryoclass.star.frames import Frame
+from cryoclass.star.particle_file import ParticleFile
+from cryoclass.star.rows import Rows
 
 MICROGRAPH, TOMO = "rlnMicrographName", "rlnTomoName"
 
@@ -36,9 +38,7 @@ def parse(text: str) -> StarFile:
 
 
 def particles(text: str) -> Particles:
-    star = parse(text)
-    dialect, block = detect(star)
-    return Particles(star=star, block=block, dialect=dialect)
+    return Particles(file=ParticleFile.of(parse(text)))
 
 
 @pytest.mark.parametrize(
@@ -69,19 +69,19 @@ def particles(text: str) -> Particles:
 )
 def test_each_producer_is_recognised(producer, name, contrast, frame, tomogram, angpix):
     table = particles(PRODUCERS[producer])
-    assert (table.dialect.name, table.dialect.producer, table.dialect.frame) == (name, contrast, frame)
-    assert table.dialect.tomogram == tomogram
+    assert (table.dialect, table.file.dialect.producer, table.frame) == (name, contrast, frame)
+    assert table.file.dialect.tomogram == tomogram
     assert table.angpix is None if angpix is None else np.allclose(table.angpix, angpix)
     assert table.coordinates.shape == (2, 3)
     assert all(table.tomograms)
-    words = table.dialect.in_words()
+    words = table.in_words()
     assert name in words
     assert frame.value in words
 
 
 @pytest.mark.parametrize("block", ["", "images", "particles", "TS_01.tomostar"])
 def test_the_block_may_have_any_name(block):
-    assert particles(relion30(block)).dialect.name == "RELION 3.0"
+    assert particles(relion30(block)).dialect == "RELION 3.0"
 
 
 def test_data_particles_comes_before_other_tables_with_images():
@@ -91,7 +91,7 @@ def test_data_particles_comes_before_other_tables_with_images():
 
 def test_the_file_name_says_nothing(tmp_path):
     (tmp_path / "relion5_TS_01.tomostar").write_text(warp_3d())
-    assert read_particles(tmp_path / "relion5_TS_01.tomostar").dialect.name == "Warp 3D export"
+    assert read_particles(tmp_path / "relion5_TS_01.tomostar").dialect == "Warp 3D export"
 
 
 @pytest.mark.parametrize(
@@ -106,39 +106,36 @@ def test_the_file_name_says_nothing(tmp_path):
     ],
 )
 def test_warp_is_known_by_the_names_of_its_tomograms(tomogram):
-    assert particles(warp_3d(tomogram)).dialect.name == "Warp 3D export"
+    assert particles(warp_3d(tomogram)).dialect == "Warp 3D export"
 
 
 @pytest.mark.parametrize("image", ["TS_0000000_10.00A.mrc", "sub/1006_0000001_5.36A.mrc", "x_2.45A.mrc"])
 def test_warp_is_known_by_the_names_of_its_images(image):
-    assert particles(relion30(tomogram="1006", rlnImageName=twice(image))).dialect.producer == "warp"
+    assert particles(relion30(tomogram="1006", rlnImageName=twice(image))).file.dialect.producer == "warp"
 
 
 def test_optics_groups_or_angstrom_origins_are_newer_than_relion_30():
     for more in ({"rlnOpticsGroup": ["1", "1"]}, ORIGINS):
-        assert particles(relion30(**more)).dialect.name == "RELION 3.1"
+        assert particles(relion30(**more)).dialect == "RELION 3.1"
 
 
 def test_relion5_picks_are_told_from_particles_by_what_they_lack():
     picks = {TOMO: twice("TS_54"), **CENTRED}
-    assert particles(loop(picks)).dialect.frame is Frame.PICKED_ANGSTROMS
-    assert (
-        particles(loop({**picks, "rlnTomoParticleName": ["a/1", "a/2"]})).dialect.frame
-        is Frame.CENTRED_ANGSTROMS
-    )
-    assert particles(optics() + loop(picks)).dialect.frame is Frame.CENTRED_ANGSTROMS
+    assert particles(loop(picks)).frame is Frame.PICKED_ANGSTROMS
+    assert particles(loop({**picks, "rlnTomoParticleName": ["a/1", "a/2"]})).frame is Frame.CENTRED_ANGSTROMS
+    assert particles(optics() + loop(picks)).frame is Frame.CENTRED_ANGSTROMS
 
 
 def test_centred_coordinates_come_before_pixels():
     table = particles(loop({TOMO: twice("TS_54"), **XYZ, **CENTRED}))
-    assert table.dialect.frame is Frame.CENTRED_ANGSTROMS
+    assert table.frame is Frame.CENTRED_ANGSTROMS
     assert table.coordinates[0].tolist() == [-485.896912, 588.853933, 12.5]
 
 
 def test_fractions_are_told_by_their_range():
     text = PRODUCERS["warp_matching"]
-    assert particles(text.replace(" 0.75 ", " 1.5 ")).dialect.frame is not Frame.FRACTION
-    assert particles(text.replace("0.25 ", "-0.25 ")).dialect.frame is not Frame.FRACTION
+    assert particles(text.replace(" 0.75 ", " 1.5 ")).frame is not Frame.FRACTION
+    assert particles(text.replace("0.25 ", "-0.25 ")).frame is not Frame.FRACTION
 
 
 def test_m_takes_the_first_of_several_temporal_samples():
@@ -148,7 +145,7 @@ def test_m_takes_the_first_of_several_temporal_samples():
 
 def test_particles_without_coordinates_are_told_so():
     table = particles(loop({"rlnImageName": ["a.mrc"]}))
-    assert "no coordinates" in table.dialect.in_words()
+    assert "no coordinates" in table.in_words()
     with pytest.raises(ParticleError, match="has no coordinates"):
         table.coordinates  # noqa: B018 - reading is what raises
     assert table.tomograms == [""]
@@ -176,21 +173,21 @@ def test_particles_without_images_say_how_to_get_some():
     ids=["relion5", "warptools", "general", "dimensionality", "mrcs"],
 )
 def test_2d_stacks_are_seen(text):
-    assert particles(text).dialect.stacks_2d
-    assert "2D image stacks" in particles(text).dialect.in_words()
+    assert particles(text).stacks_2d
+    assert "2D image stacks" in particles(text).in_words()
 
 
 @pytest.mark.parametrize("text", [relion5(stacks=False), relion4(), relion31(), relion30(), warp_3d()])
 def test_volumes_are_not_taken_for_2d_stacks(text):
-    assert not particles(text).dialect.stacks_2d
+    assert not particles(text).stacks_2d
 
 
 def test_single_particles_have_no_third_coordinate():
     columns = {"rlnImageName": twice("1@x.mrcs"), MICROGRAPH: twice("m.mrc")}
     flat = {label: XYZ[label] for label in ("rlnCoordinateX", "rlnCoordinateY")}
     table = particles(loop({**columns, **flat}))
-    assert table.dialect.name.endswith("single particles")
-    assert table.dialect.frame is None
+    assert table.dialect.endswith("single particles")
+    assert table.frame is None
 
 
 # ------------------------------------------------------------------------------------------ pixel sizes
@@ -236,7 +233,7 @@ def test_the_pixel_size_is_looked_for_in_order(columns, table, expected):
         loop({"rlnOpticsGroup": ["1"], **table}, "optics")
         + loop({**XYZ, "rlnOpticsGroup": ["1", "1"], **columns})
     )
-    found = image_angpix(star, star.block("particles"))
+    found = Rows(text=star, block=star.block("particles")).angpix
     assert found is None if expected is None else np.allclose(found, expected)
 
 
@@ -259,12 +256,12 @@ def test_the_pixel_size_is_looked_for_in_order(columns, table, expected):
 )
 def test_anything_else_is_refused_in_words(text, words):
     with pytest.raises(StarError, match=re.escape(words)):
-        detect(parse(text))
+        ParticleFile.of(parse(text))
 
 
 def test_a_refusal_says_what_was_found():
     with pytest.raises(StarError) as caught:
-        detect(parse(loop({"col1": ["1"], "col2": ["2"]})))
+        ParticleFile.of(parse(loop({"col1": ["1"], "col2": ["2"]})))
     assert "found col1, col2" in caught.value.hint
 
 

@@ -103,8 +103,8 @@ PARTICLES = Path("Extract/particles.star")
 def set_cells(path, label, change):
     """Change every cell of a column, as text, with a function of row number and cell."""
     table = read_particles(path)
-    cells = table.star.column(table.block, label)
-    table.with_columns({label: [change(row, cell) for row, cell in enumerate(cells)]}).star.write(path)
+    cells = table.cells(label)
+    table.with_columns({label: [change(row, cell) for row, cell in enumerate(cells)]}).write(path)
 
 
 def scale_coordinates(path, factor):
@@ -398,7 +398,7 @@ def test_few_boxes_outside_are_a_warning_and_are_skipped(doctor, capsys):
 
 def test_doubles(doctor):
     table = read_particles(COORDINATES)
-    table.select([*range(24), 0, 0]).star.write(COORDINATES)
+    table.select([*range(24), 0, 0]).write(COORDINATES)
     level, words = doctor(*cut())["duplicates"]
     assert level == "warning"
     assert words.startswith("3 of 26 particles have another within 107 A (a third of the box)")

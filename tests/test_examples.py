@@ -52,7 +52,7 @@ def test_relion(example):
     assert chosen.images == ours.images
     assert found(ours, folder / "Import" / "truth.star") > 0.8
     assert sorted(refined.images) == sorted(ours.images)
-    assert set(refined.star.column(refined.block, "cryoclassClassName")) == {"aldolase"}
+    assert set(refined.cells("cryoclassClassName")) == {"aldolase"}
     assert (folder / "External" / "job001" / "RELION_JOB_EXIT_SUCCESS").exists()
     assert read_volume(folder / "Class3D" / "run_it003_class001.mrc").data.std() > 0
 
@@ -62,7 +62,7 @@ def test_warp(example):
     ours = read_particles(folder / "Predict" / "class001_aldolase.star")
     extracted = read_particles(folder / "Extract" / "particles.star")
     refined = read_particles(folder / "Class3D" / "run_it003_data.star")
-    assert "Warp" in ours.dialect.name
+    assert "Warp" in ours.dialect
     assert len(extracted) == len(ours)
     assert found(ours, folder / "Warp" / "truth.star") > 0.8
     assert sorted(refined.images) == sorted(extracted.images)
@@ -72,7 +72,7 @@ def test_warp(example):
 def found(chosen: Particles, truth: Path) -> float:
     """Return how much the chosen particles and the true aldolases have in common: intersection over union."""
     labelled = read_particles(truth)
-    species = labelled.star.column(labelled.block, "cryoclassLabel")
+    species = labelled.cells("cryoclassLabel")
     true = {key for key, name in zip(places(labelled), species, strict=True) if name == "aldolase"}
     return len(true & set(places(chosen))) / len(true | set(places(chosen)))
 

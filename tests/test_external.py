@@ -380,7 +380,7 @@ def test_each_class_gets_an_optimisation_set():
     sets = [read_particles(path) for path in Path("Predict").glob("*optimisation_set.star")]
     assert sorted(str(particles.path) for particles in sets) == sorted(map(str, stars))
     for particles in sets:
-        assert particles.optimisation_set.blocks[0].items["rlnTomoTomogramsFile"] == "tomograms.star"
+        assert particles.optimisation_set.text.blocks[0].items["rlnTomoTomogramsFile"] == "tomograms.star"
 
 
 @pytest.mark.usefixtures("project")
@@ -470,8 +470,8 @@ def test_a_version_without_optics_does_not_come_back():
     assert "_rlnOpticsGroup" in "".join(labels)
     Path("mine.star").write_text("\n# version 30001\n\n" + text[start:])
     particles = read_particles(Path("mine.star")).with_columns({"rlnClassNumber": ["1"] * 36})
-    assert particles.star.to_bytes().count(b"# version") == 0
-    assert particles.star.column(particles.block, "rlnClassNumber") == ["1"] * 36
+    assert particles.file.rows.text.to_bytes().count(b"# version") == 0
+    assert particles.cells("rlnClassNumber") == ["1"] * 36
 
 
 @relion
@@ -497,14 +497,14 @@ def test_picks_of_relion_5_get_the_optics_of_their_tomograms():
     select = ["--select", "rlnOpticsGroup", "--minval", "1", "--maxval", "1"]
     subprocess.run(["relion_star_handler", "--i", "E/particles.star", "--o", "one.star", *select], check=True)
     chosen = read_particles(Path("one.star"))
-    assert chosen.star.column(chosen.block, "rlnTomoName") == ["TS_01", "TS_02"]
+    assert chosen.cells("rlnTomoName") == ["TS_01", "TS_02"]
     written = read_particles(Path("E/particles.star"))
-    assert written.dialect.name == "RELION 5"
+    assert written.dialect == "RELION 5"
     assert written.angpix.tolist() == [20.0, 20.0, 20.0]
-    optics = written.star.block("optics")
-    assert written.star.column(optics, "rlnOpticsGroupName") == ["group0", "group2"]
-    assert written.star.column(optics, "rlnTomoSubtomogramBinning") == ["1.000000", "1.000000"]
-    assert written.star.column(optics, "rlnTomoTiltSeriesPixelSize") == ["20.0", "20.0"]
+    optics = written.file.rows.optics_table
+    assert written.file.rows.text.column(optics, "rlnOpticsGroupName") == ["group0", "group2"]
+    assert written.file.rows.text.column(optics, "rlnTomoSubtomogramBinning") == ["1.000000", "1.000000"]
+    assert written.file.rows.text.column(optics, "rlnTomoTiltSeriesPixelSize") == ["20.0", "20.0"]
 
 
 def test_class_names_lose_their_blanks():

@@ -11,9 +11,10 @@ from star_files import ORIGINS, loop, relion4, relion30, relion31, twice
 
 from cryoclass.errors import ParticleError
 from cryoclass.particles import Particles
-from cryoclass.star.dialects import ORIENTATION, Frame, detect
+from cryoclass.star.dialects import ORIENTATION
 from cryoclass.star.document import StarFile
-from cryoclass.star.frames import Affine, Geometry, affine, origins_in_tomogram, xyz_to_zyx
+from cryoclass.star.frames import Affine, Frame, Geometry, affine, origins_in_tomogram, xyz_to_zyx
+from cryoclass.star.particle_file import ParticleFile
 
 # A tomogram of 4000 x 4001 x 2000 unbinned pixels of 1.25 A, binned 8 times: 10 A per voxel. RELION writes
 # int(S / B + 0.5) voxels along x and y and int(S / B) along z.
@@ -24,9 +25,7 @@ UNKNOWN = Geometry(shape=(500, 501, 250), angpix=10.0)
 
 
 def particles(text: str) -> Particles:
-    star = StarFile.parse(text.encode(), Path("x.star"))
-    dialect, block = detect(star)
-    return Particles(star=star, block=block, dialect=dialect)
+    return Particles(file=ParticleFile.of(StarFile.parse(text.encode(), Path("x.star"))))
 
 
 @pytest.mark.parametrize(
@@ -128,7 +127,7 @@ def test_the_older_origins_count_pixels_of_the_image():
     old = {f"rlnOrigin{axis}": [x, y] for axis, x, y in [("X", "1", "-2"), ("Y", "0", "4"), ("Z", "3", "0")]}
     assert particles(relion30(**old)).origins.tolist() == [[7.5, 0, 22.5], [-15, 30, 0]]
     both = particles(relion30(**old, **ORIGINS))
-    assert both.dialect.origins == tuple(ORIGINS)  # angstroms come first
+    assert both.file.dialect.origins == tuple(ORIGINS)  # angstroms come first
     assert particles(relion31()).origins is None
 
 

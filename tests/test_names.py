@@ -344,8 +344,8 @@ def test_a_stack_of_volumes_is_no_tomogram(project):
 )
 def test_warp_makes_particles_bright_and_the_others_dark(text, file, bright, project):
     (project / "x.star").write_text(text)
-    dialect = read_particles(project / "x.star").dialect
-    assert Tomogram(name="TS_01", paths=(Path(file),)).is_bright(dialect) is bright
+    table = read_particles(project / "x.star")
+    assert Tomogram(name="TS_01", paths=(Path(file),)).is_bright(by_table=table.bright) is bright
 
 
 # ------------------------------------------------------------------------------------------ optimisation sets

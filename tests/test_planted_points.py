@@ -296,10 +296,10 @@ def test_the_point_lies_at_the_centre_of_the_box(
     again = extract(tmp_path, tmp_path / "Extract" / "particles.star", "Again")
     assert np.array_equal(again, box)
     written = read_particles(tmp_path / "Extract" / "particles.star")
-    offsets = [label for label in written.block.labels if label.startswith("cryoclassOffset")]
-    labels = offsets or list(written.dialect.origins)
+    offsets = [label for label in written.file.rows.labels if label.startswith("cryoclassOffset")]
+    labels = offsets or list(written.file.dialect.origins)
     assert labels
-    assert np.abs(written.star.numbers(written.block, labels)).max() <= VOXEL / 2
+    assert np.abs(written.numbers(labels)).max() <= VOXEL / 2
 
 
 def test_a_remainder_survives_in_rotated_subtomograms(
@@ -313,7 +313,7 @@ def test_a_remainder_survives_in_rotated_subtomograms(
     table = read_particles(star)
     moved = table.coordinates[0] + away * VOXEL / UNBINNED
     columns = {f"rlnCoordinate{axis}": [f"{value:.6f}"] for axis, value in zip("XYZ", moved, strict=True)}
-    table.with_columns(columns).star.write(star)
+    table.with_columns(columns).write(star)
     extract(tmp_path, star, "Extract")
     written = read_particles(tmp_path / "Extract" / "particles.star")
     assert written.origins is not None

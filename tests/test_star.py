@@ -571,7 +571,7 @@ COLUMNS = ("tomograms", "images", "angpix", "coordinates", "origins")
 def change(particles: Particles) -> None:
     rows = range(0, len(particles), 2)
     changed = particles.select(rows).with_columns({"rlnClassNumber": ["1"] * len(rows)})
-    assert changed.star.column(changed.block, "rlnClassNumber") == ["1"] * len(rows)
+    assert changed.cells("rlnClassNumber") == ["1"] * len(rows)
 
 
 def damaged(content: bytes, rng: random.Random) -> bytes:

@@ -53,14 +53,14 @@ def _say_result(outdir: Path) -> None:
     from cryoclass.particles import read_particles
 
     truth = read_particles(outdir / "Simulated" / "truth.star")
-    species = truth.star.column(truth.block, "cryoclassLabel")
+    species = truth.cells("cryoclassLabel")
     by_torch = read_particles(outdir / "Predict" / "particles.star")
     by_onnx = read_particles(outdir / "PredictOnnx" / "particles.star")
     labels = by_torch.labels("cryoclassLabel")
-    found = by_torch.star.column(by_torch.block, "cryoclassClassName")
+    found = by_torch.cells("cryoclassClassName")
     rest = [row for row, label in enumerate(labels) if label is None]
     right = sum(found[row] == species[row] for row in rest)
-    same = by_onnx.star.column(by_onnx.block, "cryoclassClassName") == found
+    same = by_onnx.cells("cryoclassClassName") == found
     console.say("")
     console.rows(
         "the demo in short",
@@ -99,7 +99,7 @@ def _label_free(outdir: Path, species: list[str]) -> float:
     from cryoclass.particles import read_particles
 
     table = read_particles(outdir / "LabelFree" / "particles.star")
-    clusters = np.array(table.star.column(table.block, "cryoclassCluster")).astype(int) - 1
+    clusters = np.array(table.cells("cryoclassCluster")).astype(int) - 1
     return cluster_accuracy(clusters, np.unique(species, return_inverse=True)[1])
 
 

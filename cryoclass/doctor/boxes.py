@@ -48,7 +48,7 @@ def _habit(source: Source, invert: str) -> str:
 
 
 def _flips(source: TomogramSource) -> bool:
-    return not all(p.tomogram.is_bright(source.particles.dialect) for p in source.placements)
+    return not all(p.tomogram.is_bright(by_table=source.particles.bright) for p in source.placements)
 
 
 def _way_out(source: Source, invert: str) -> str:

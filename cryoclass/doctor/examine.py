@@ -24,7 +24,6 @@ from cryoclass.machine import available_memory, choose_device, cores, memory
 from cryoclass.particles import Particles, read_particles
 from cryoclass.settings import Extraction
 from cryoclass.sources import InvertedSource, Sample, take_sample
-from cryoclass.star.dialects import optics_column
 from cryoclass.tomograms import look_up
 
 if TYPE_CHECKING:
@@ -111,7 +110,7 @@ class Examination:
             self.sheet.run("model", check_model(self.engine.card, self.engine.description))
 
     def _open_boxes(self, particles: Particles) -> None:
-        cut = self.request.boxes.tomograms is not None or "rlnImageName" not in particles.block.labels
+        cut = self.request.boxes.tomograms is not None or not particles.has_images
         with self.sheet.surviving("tomograms" if cut else "boxes"):
             if cut:
                 self.source = self._tomogram_source(particles)
@@ -150,7 +149,7 @@ class Examination:
         in_place = True
         if isinstance(self.source, TomogramSource):
             in_place = self.sheet.run("inside", check_inside(self.source))
-        if in_place and particles.dialect.frame is not None:
+        if in_place and particles.frame is not None:
             with self.sheet.surviving("duplicates"):
                 self._look_for_doubles(particles)
         return in_place
@@ -262,5 +261,4 @@ class Examination:
 
 
 def _image_size(particles: Particles) -> int | None:
-    sizes = optics_column(particles.star, particles.block, "rlnImageSize")
-    return None if sizes is None else int(sizes[0])
+    return None if particles.image_size is None else int(particles.image_size[0])

@@ -10,8 +10,7 @@ from cryoclass.doctor.findings import Finding, error, ok, warning
 from cryoclass.doctor.table import frame_words
 from cryoclass.errors import ParticleError
 from cryoclass.settings import Extraction
-from cryoclass.star.dialects import Frame
-from cryoclass.star.frames import affine
+from cryoclass.star.frames import Frame, affine
 
 MOST_OUTSIDE = 0.5  # more outside than that, and the coordinates were misunderstood
 CONVINCING = 0.9
@@ -76,7 +75,7 @@ def refuse_wrong_frame(source: TomogramSource) -> list[Inside]:
     instead = f" Taken as {better.value}, they would lie inside." if better else ""
     raise ParticleError(
         f"{outside} of {total} boxes would lie outside their tomograms. Their coordinates were taken as "
-        f"{taken} ({source.particles.dialect.name}).{instead}",
+        f"{taken} ({source.particles.dialect}).{instead}",
         _way_out(source, better),
     )
 

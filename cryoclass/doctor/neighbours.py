@@ -9,7 +9,7 @@ from cryoclass.cutting import Placement
 from cryoclass.doctor.findings import Finding, ok, warning
 from cryoclass.particles import Particles
 from cryoclass.settings import Cutting
-from cryoclass.star.dialects import Frame, optics_column
+from cryoclass.star.frames import Frame
 
 
 def placed(placements: Sequence[Placement]) -> dict[str, np.ndarray]:
@@ -36,15 +36,15 @@ def from_table(particles: Particles, cutting: Cutting) -> dict[str, np.ndarray]:
 
 def _unit(particles: Particles) -> np.ndarray | float | None:
     """Return how many angstroms a coordinate of each row counts."""
-    match particles.dialect.frame:
+    match particles.frame:
         case Frame.CENTRED_ANGSTROMS | Frame.PICKED_ANGSTROMS | Frame.ANGSTROMS:
             return 1.0
         case Frame.IMAGE_PIXELS:
             return particles.angpix
         case Frame.TILT_SERIES_PIXELS:
-            return optics_column(particles.star, particles.block, "rlnTomoTiltSeriesPixelSize")
+            return particles.tilt_series_angpix
         case Frame.TOMOGRAM_PIXELS:
-            return optics_column(particles.star, particles.block, "rlnMicrographPixelSize")
+            return particles.micrograph_angpix
     return None
 
 

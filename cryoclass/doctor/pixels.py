@@ -11,8 +11,7 @@ from cryoclass.cutting import TomogramSource, coordinate_frame
 from cryoclass.doctor.findings import Finding, error, ok, warning
 from cryoclass.errors import VolumeError
 from cryoclass.images import FileSource
-from cryoclass.star.dialects import Frame, optics_column
-from cryoclass.star.names import resolve
+from cryoclass.star.frames import Frame
 from cryoclass.volumes.mrc import Volume, open_volume
 from cryoclass.volumes.pixels import TOLERANCE, agree
 
@@ -90,7 +89,7 @@ def _of_tomogram(source: TomogramSource) -> tuple[str, np.ndarray | None]:
     Only where coordinates count pixels of the tomogram must the two agree; elsewhere a difference is nothing odd.
     """
     particles = source.particles
-    micrograph = optics_column(particles.star, particles.block, "rlnMicrographPixelSize")
+    micrograph = particles.micrograph_angpix
     counts_tomogram = coordinate_frame(particles, source.settings) is Frame.TOMOGRAM_PIXELS
     if micrograph is not None and (micrograph > 0).all() and counts_tomogram:
         return "STAR file", np.unique(micrograph)
@@ -118,10 +117,10 @@ def _headers(volumes: Iterator[Volume]) -> Iterator[float]:
 
 
 def _file_volumes(source: FileSource) -> Iterator[Volume]:
-    for image in _spread(source.images):
-        name = image.rpartition("@")[2]
+    for row in _spread(range(len(source))):
+        image = source.particles.image(row)
         try:
-            yield open_volume(resolve(name, source.particles.path) or Path(name))
+            yield open_volume(image.path or Path(image.name))
         except VolumeError:  # check_boxes says it
             continue
 

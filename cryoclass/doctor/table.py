@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from cryoclass.doctor.findings import Finding, ok, plural, warning
-from cryoclass.particles import LABEL_COLUMNS, Particles
+from cryoclass.particles import Particles
 from cryoclass.settings import Cutting
 
 MIN_PER_CLASS = 3  # one each to train, to choose the best epoch and to score
@@ -14,13 +14,13 @@ SHOWN_CLASSES = 8
 def check_table(particles: Particles) -> Iterator[Finding]:
     """Say the dialect, and count rows and tomograms."""
     tomograms = len(set(particles.tomograms))
-    where = f" in {plural(tomograms, 'tomogram')}" if particles.dialect.tomogram else ""
-    yield ok("table", f"{particles.dialect.name}, {plural(len(particles), 'particle')}{where}")
+    where = f" in {plural(tomograms, 'tomogram')}" if particles.names_tomograms else ""
+    yield ok("table", f"{particles.dialect}, {plural(len(particles), 'particle')}{where}")
 
 
 def check_coordinates(particles: Particles, cutting: Cutting) -> Iterator[Finding]:
     """Say frame and unit of the coordinates, and read them all."""
-    if particles.dialect.frame is None:
+    if particles.frame is None:
         yield ok("coordinates", "none; boxes can only come from files")
         return
     assert len(particles.coordinates)  # reading raises where a cell is no number  # noqa: S101
@@ -34,12 +34,12 @@ def frame_words(particles: Particles, cutting: Cutting) -> str:
     """Say what the coordinates of a table that has some are taken for."""
     if cutting.coords_angpix is not None:
         return f"pixels of {cutting.coords_angpix:g} A from the first voxel, as you say"
-    return particles.dialect.frame.value if particles.dialect.frame else "no coordinates"
+    return particles.frame.value if particles.frame else "no coordinates"
 
 
 def count_labels(particles: Particles, asked: str | None) -> Counter[str]:
     """Count the labels of each class; empty where the file has no label column and none was asked for."""
-    if asked is None and not any(label in particles.block.labels for label in LABEL_COLUMNS):
+    if asked is None and not particles.has_label_column:
         return Counter()
     column = particles.label_column(asked)
     return Counter(label for label in particles.labels(column) if label is not None)

@@ -222,7 +222,7 @@ def _known_labels(table: "Particles", label_column: str | None) -> "Labelled | N
     """Return the labels to colour by: of the named column, or of the usual one where it has any."""
     from cryoclass.labels import from_column
 
-    usual = "cryoclassLabel" in table.block.labels and any(table.labels("cryoclassLabel"))
+    usual = table.has_own_labels and any(table.labels("cryoclassLabel"))
     return from_column(table, label_column) if label_column or usual else None
 
 
@@ -319,7 +319,7 @@ def _write(request: EmbedRequest, said: _Said) -> EmbedResult:
     if alike is not None:
         cells = {"cryoclassLikeness": [f"{value:.4f}" for value in alike]}
         order = rows[np.argsort(-alike[rows], kind="stable")]
-        table.with_columns(cells).select(order.tolist()).star.write(ranked)
+        table.with_columns(cells).select(order.tolist()).write(ranked)
         columns |= cells
     else:
         ranked.unlink(missing_ok=True)
@@ -328,7 +328,7 @@ def _write(request: EmbedRequest, said: _Said) -> EmbedResult:
     stored = said.outputs.folder / "embedding.npy"
     same_file_at(stored, outdir / "embeddings.npy")
     write_optimisation_sets(table, request.boxes.tomograms, [star])
-    table.with_columns(columns).star.write(star)
+    table.with_columns(columns).write(star)
     return EmbedResult(
         table=star,
         page=page,

@@ -64,7 +64,7 @@ def extract(request: ExtractRequest, listener: Listener = TO_LOG) -> ExtractResu
     from cryoclass.results import write_optimisation_sets
 
     table = read_particles(particles_path(request.particles))
-    listener.note(f"{table.path}: {table.dialect.in_words()}, {len(table)} particles")
+    listener.note(f"{table.path}: {table.in_words()}, {len(table)} particles")
     tomograms = request.files.tomograms
     if tomograms is None and table.optimisation_set is not None:
         tomograms = table.optimisation_set.path
@@ -94,8 +94,7 @@ def _open(
 
 def _warn_of_silent_optics(table: "Particles", listener: Listener) -> None:
     """Coordinates alone are enough for us; RELION (3.1.3, measured) refuses a particle file without these two."""
-    known = {label for block in table.star.blocks for label in block.labels}
-    lacking = [label for label in ("rlnVoltage", "rlnSphericalAberration") if label not in known]
+    lacking = table.lacking(["rlnVoltage", "rlnSphericalAberration"])
     if lacking:
         listener.warn(
             f"{table.path} has no {' and no '.join(lacking)}; RELION reads particles only with both. Add them where "

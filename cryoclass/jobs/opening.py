@@ -70,7 +70,7 @@ def open_source(
     UsageError
         Tomograms were given, but no box.
     """
-    listener.note(f"{table.path}: {table.dialect.in_words()}, {len(table)} particles")
+    listener.note(f"{table.path}: {table.in_words()}, {len(table)} particles")
     if origin.tomograms is None:
         return _from_files(table, origin, cutting, listener)
     if box is None:
@@ -185,7 +185,7 @@ def warn_at_start(
 
 def contrast_words(source: "TomogramSource") -> list[str]:
     """Say for which tomograms the contrast is flipped, and why."""
-    bright = [p.tomogram.is_bright(source.particles.dialect) for p in source.placements]
+    bright = [p.tomogram.is_bright(by_table=source.particles.bright) for p in source.placements]
     if source.settings.invert != "auto":
         return [f"contrast: {'flipped' if source.settings.invert == 'yes' else 'left as it is'}, as asked"]
     words = []

@@ -166,7 +166,7 @@ def _known_labels(
     """
     import numpy as np
 
-    if label_column is None and "cryoclassLabel" not in table.block.labels:
+    if label_column is None and not table.has_own_labels:
         return np.full(len(table), -1)
     numbers = {name: number for number, name in enumerate(card.classes)}
     texts = table.labels(table.label_column(label_column))
@@ -205,7 +205,7 @@ def _write(request: PredictRequest, said: _Said, boxes: "Boxes", origin: "Origin
     if scores is not None:
         write_metrics(outdir / "metrics.json", {"labelled": scores})
     write_prediction_page(page, said.decisions, said.outputs.reasons, said.labels, boxes, said.card)
-    result.star.write(star)
+    result.write(star)
     return PredictResult(
         table=star,
         page=page,

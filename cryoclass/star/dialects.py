@@ -5,14 +5,13 @@ The facts are read from the sources of RELION 3.0 to 5.0, WarpTools and M; the c
 """
 
 import re
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import dataclass
 from typing import Literal
-
-import numpy as np
 
 from cryoclass.errors import StarError
 from cryoclass.star.document import Block, StarFile
+from cryoclass.star.frames import Frame
+from cryoclass.star.rows import Rows
 
 Producer = Literal["relion", "warp", "m"]
 Labels3 = tuple[str, str, str]
@@ -33,18 +32,6 @@ PICKER_COLUMNS = {"rlnTomoName", *CENTRED, *ORIENTATION, "rlnAngleTiltPrior", "r
 
 _WARP_NAME = re.compile(r"\.tomostar$|_\d+\.\d+Apx(\.mrc)?$")
 _WARP_IMAGE = re.compile(r"_\d+(\.\d+)?_?A\.mrc$|_\d+\.\d+A\.mrc$")
-
-
-class Frame(Enum):
-    """What the numbers of the coordinate columns count, and from where."""
-
-    TOMOGRAM_PIXELS = "pixels of the tomogram, from its first voxel"
-    TILT_SERIES_PIXELS = "unbinned pixels of the tilt series, from the first voxel"
-    IMAGE_PIXELS = "pixels of the exported image size, from the first voxel"
-    CENTRED_ANGSTROMS = "angstroms from the centre of the tomogram"
-    PICKED_ANGSTROMS = "angstroms from one unbinned pixel before the centre (as RELION 5's picker writes)"
-    ANGSTROMS = "angstroms from the first voxel"
-    FRACTION = "fractions (0 to 1) of the tomogram's size"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,116 +68,67 @@ class Dialect:
         return f"{self.name}{frame}" + (", 2D image stacks" if self.stacks_2d else "")
 
 
-def detect(star: StarFile) -> tuple[Dialect, Block]:
-    """Say which dialect a particle file is in, and which block holds the particles.
+def detect(text: StarFile) -> tuple[Dialect, Rows]:
+    """Say which dialect a particle file is in, and which rows are its particles.
 
     Raises
     ------
     StarError
         The file holds no particles; the message says what it is instead.
     """
-    block = _particle_block(star)
+    block = _particle_block(text)
     if block is None:
-        raise _not_particles(star)
-    if _wrp_coordinates(block):
-        labels = _wrp_coordinates(block)
+        raise _not_particles(text)
+    rows = Rows(text=text, block=block)
+    if labels := _wrp_coordinates(block):
         return Dialect(
             name="M species",
             producer="m",
             frame=Frame.ANGSTROMS,
             coordinates=labels,
             tomogram="wrpSourceName",
-        ), block
-    name, producer, frame = _kind(star, block)
-    stacks_2d = _has_2d_stacks(star, block)
-    coordinates = CENTRED if CENTRED[0] in block else PIXELS if PIXELS[0] in block else ()
-    if stacks_2d and coordinates == PIXELS and PIXELS[2] not in block.labels:
+        ), rows
+    name, producer, frame = _kind(rows)
+    stacks_2d = _has_2d_stacks(rows)
+    coordinates = CENTRED if CENTRED[0] in rows else PIXELS if PIXELS[0] in rows else ()
+    if stacks_2d and coordinates == PIXELS and PIXELS[2] not in rows:
         name, coordinates = f"{name} single particles", ()
     for label in coordinates:
-        star.index(block, label)
+        text.index(block, label)
     return Dialect(
         name=name,
         producer=producer,
         frame=frame if coordinates else None,
         coordinates=coordinates,
-        origins=_origins(block),
-        tomogram=_tomogram_label(block),
+        origins=next((labels for labels in (ORIGINS, OLD_ORIGINS) if rows.has_all(labels)), ()),
+        tomogram=_tomogram_label(rows),
         stacks_2d=stacks_2d,
-    ), block
+    ), rows
 
 
-def image_angpix(star: StarFile, block: Block) -> np.ndarray | None:
-    """Return the pixel size in angstroms of each row's image (rows,), or ``None`` where the file says none.
-
-    The optics group's ``rlnImagePixelSize`` comes first, then the row's ``rlnPixelSize``, then
-    ``10000 * rlnDetectorPixelSize / rlnMagnification``, then the optics group's ``rlnMicrographPixelSize``.
-    """
-    for label in ("rlnImagePixelSize", "rlnPixelSize", None, "rlnMicrographPixelSize"):
-        if label is None:
-            values = _magnified_pixel(star, block)
-        elif label in block.labels:
-            values = star.numbers(block, [label])[:, 0]
-        else:
-            values = optics_column(star, block, label)
-        if values is not None and len(values) and (values > 0).all():
-            return values
-    return None
-
-
-def optics_column(star: StarFile, block: Block, label: str) -> np.ndarray | None:
-    """Return a number of each row's optics group (rows,), or ``None`` where the file has no such column.
-
-    Raises
-    ------
-    StarError
-        A row names an optics group that the optics table does not hold.
-    """
-    optics = star.block("optics")
-    if optics is None or label not in optics.labels or "rlnOpticsGroup" not in block.labels:
-        return None
-    names, values = _groups(star, optics), star.numbers(optics, [label])[:, 0]
-    by_group = dict(zip(names, values, strict=True))
-    groups = _groups(star, block)
-    missing = next((row for row, group in enumerate(groups) if group not in by_group), None)
-    if missing is not None:
-        raise StarError(
-            f"{star.path}, line {block.rows[missing] + 1}: optics group {groups[missing]} is not in data_optics, "
-            f"which has {', '.join(names)}.",
-            "Mend the column rlnOpticsGroup.",
-        )
-    return np.array([by_group[group] for group in groups])
-
-
-def _groups(star: StarFile, block: Block) -> list[str]:
-    """Return the optics groups; ``1.000000``, as some programs write, is ``1``."""
-    cells = star.column(block, "rlnOpticsGroup")
-    whole = {cell: re.sub(r"\.0*$", "", cell) for cell in set(cells)}
-    return [whole[cell] for cell in cells]
-
-
-def _kind(star: StarFile, block: Block) -> tuple[str, Producer, Frame]:
+def _kind(rows: Rows) -> tuple[str, Producer, Frame]:
     """Decide name, producer and frame of a table with ``rln`` columns."""
-    warp_name = bool(_WARP_NAME.search(_first_cell(star, block, _tomogram_label(block))))
-    if CENTRED[0] in block.labels:
-        if set(block.labels) <= PICKER_COLUMNS and star.block("optics") is None:
+    warp_name = bool(_WARP_NAME.search(rows.first(_tomogram_label(rows))))
+    if CENTRED[0] in rows:
+        if set(rows.labels) <= PICKER_COLUMNS and rows.optics_table is None:
             return "RELION 5 picks", "relion", Frame.PICKED_ANGSTROMS
         return "RELION 5", "relion", Frame.CENTRED_ANGSTROMS
-    if "rlnTomoName" in block.labels and not warp_name:
+    if "rlnTomoName" in rows and not warp_name:
         return "RELION 4", "relion", Frame.TILT_SERIES_PIXELS
-    if _are_fractions(star, block):
+    if _are_fractions(rows):
         return "Warp template matching", "warp", Frame.FRACTION
-    if warp_name or _WARP_IMAGE.search(_first_cell(star, block, "rlnImageName")):
-        return _warp_kind(star, block)
-    newer = star.block("optics") is not None or {"rlnOpticsGroup", *ORIGINS} & set(block.labels)
+    if warp_name or _WARP_IMAGE.search(rows.first("rlnImageName")):
+        return _warp_kind(rows)
+    newer = rows.optics_table is not None or {"rlnOpticsGroup", *ORIGINS} & set(rows.labels)
     return ("RELION 3.1" if newer else "RELION 3.0"), "relion", Frame.TOMOGRAM_PIXELS
 
 
-def _warp_kind(star: StarFile, block: Block) -> tuple[str, Producer, Frame]:
-    if image_angpix(star, block) is None:
+def _warp_kind(rows: Rows) -> tuple[str, Producer, Frame]:
+    if rows.angpix is None:
         return "M particle export", "m", Frame.ANGSTROMS
-    if "rlnTomoName" in block.labels:
+    if "rlnTomoName" in rows:
         return "WarpTools 2D export", "warp", Frame.IMAGE_PIXELS
-    refined = star.block("optics") is not None
+    refined = rows.optics_table is not None
     return (
         "RELION refinement of Warp subtomograms" if refined else "Warp 3D export",
         "warp",
@@ -198,15 +136,15 @@ def _warp_kind(star: StarFile, block: Block) -> tuple[str, Producer, Frame]:
     )
 
 
-def _particle_block(star: StarFile) -> Block | None:
+def _particle_block(text: StarFile) -> Block | None:
     """Prefer ``data_particles``; else the first loop that has images or coordinates of particles."""
     marks = {"rlnImageName", "rlnCoordinateX", "rlnCenteredCoordinateXAngst"}
-    candidates = [b for b in star.blocks if b.labels and (marks & set(b.labels) or _wrp_coordinates(b))]
+    candidates = [b for b in text.blocks if b.labels and (marks & set(b.labels) or _wrp_coordinates(b))]
     return next((b for b in candidates if b.name == "particles"), candidates[0] if candidates else None)
 
 
-def _not_particles(star: StarFile) -> StarError:
-    labels = {label for block in star.blocks for label in (*block.labels, *block.items)}
+def _not_particles(text: StarFile) -> StarError:
+    labels = {label for block in text.blocks for label in (*block.labels, *block.items)}
     kinds = [
         ("rlnTomoParticlesFile", "an optimisation set"),
         ("rlnTomoTiltSeriesPixelSize", "a list of tomograms; give it with --tomograms"),
@@ -219,7 +157,7 @@ def _not_particles(star: StarFile) -> StarError:
     what = next((words for label, words in kinds if label in labels), None)
     shown = ", ".join(sorted(labels)[:6])
     return StarError(
-        f"{star.path} holds no particles: it is {what}." if what else f"{star.path} holds no particle table.",
+        f"{text.path} holds no particles: it is {what}." if what else f"{text.path} holds no particle table.",
         f"A particle table has rlnImageName or rlnCoordinateX/Y/Z; found {shown or 'no columns'}.",
     )
 
@@ -235,42 +173,22 @@ def _wrp_coordinates(block: Block) -> tuple[str, ...]:
     return ()
 
 
-def _origins(block: Block) -> tuple[str, ...]:
-    return next(
-        (labels for labels in (ORIGINS, OLD_ORIGINS) if all(label in block.labels for label in labels)), ()
-    )
+def _tomogram_label(rows: Rows) -> str:
+    return next((label for label in ("rlnTomoName", "rlnMicrographName") if label in rows), "")
 
 
-def _tomogram_label(block: Block) -> str:
-    return next((label for label in ("rlnTomoName", "rlnMicrographName") if label in block.labels), "")
-
-
-def _has_2d_stacks(star: StarFile, block: Block) -> bool:
-    general = star.block("general")
+def _has_2d_stacks(rows: Rows) -> bool:
+    general = rows.text.block("general")
     if general is not None and general.items.get("rlnTomoSubTomosAre2DStacks") == "1":
         return True
-    dimensions = optics_column(star, block, "rlnImageDimensionality")
+    dimensions = rows.optics("rlnImageDimensionality")
     if dimensions is not None and (dimensions == 2).any():
         return True
-    return _first_cell(star, block, "rlnImageName").endswith(".mrcs")
+    return rows.first("rlnImageName").endswith(".mrcs")
 
 
-def _are_fractions(star: StarFile, block: Block) -> bool:
-    if not all(label in block.labels for label in PIXELS) or not len(block) or "rlnImageName" in block.labels:
+def _are_fractions(rows: Rows) -> bool:
+    if not rows.has_all(PIXELS) or not len(rows) or "rlnImageName" in rows:
         return False
-    coordinates = star.numbers(block, PIXELS)
+    coordinates = rows.numbers(PIXELS)
     return bool((coordinates >= 0).all() and (coordinates <= 1).all())
-
-
-def _magnified_pixel(star: StarFile, block: Block) -> np.ndarray | None:
-    labels = ("rlnDetectorPixelSize", "rlnMagnification")  # micrometres, dimensionless
-    if not all(label in block.labels for label in labels):
-        return None
-    detector, magnification = star.numbers(block, labels).T
-    return None if (magnification <= 0).any() else 10_000 * detector / magnification
-
-
-def _first_cell(star: StarFile, block: Block, label: str) -> str:
-    if label not in block.labels or not len(block):
-        return ""
-    return star.column(replace(block, rows=block.rows[:1]), label)[0]

@@ -1,18 +1,30 @@
-"""From the coordinates of a STAR file to voxels of a tomogram: every formula, and the one place that says zyx.
+"""From the coordinates of a table to voxels of a tomogram: every formula, and the one place that says zyx.
 
 Voxel indices are 0-based and count to the centre of a voxel. ``position = coordinate - origin``, everywhere
 (RELION ``metadata_table.cpp``; Warp ``ExportParticlesTiltseries.cs``).
 """
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import TypeVar
 
 import numpy as np
 
 from cryoclass.errors import ParticleError
-from cryoclass.star.dialects import Frame
 
 T = TypeVar("T")
+
+
+class Frame(Enum):
+    """What the numbers of the coordinate columns count, and from where."""
+
+    TOMOGRAM_PIXELS = "pixels of the tomogram, from its first voxel"
+    TILT_SERIES_PIXELS = "unbinned pixels of the tilt series, from the first voxel"
+    IMAGE_PIXELS = "pixels of the exported image size, from the first voxel"
+    CENTRED_ANGSTROMS = "angstroms from the centre of the tomogram"
+    PICKED_ANGSTROMS = "angstroms from one unbinned pixel before the centre (as RELION 5's picker writes)"
+    ANGSTROMS = "angstroms from the first voxel"
+    FRACTION = "fractions (0 to 1) of the tomogram's size"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Optimisation sets (RELION 4 and 5, WarpTools): the small file that ties particles to their tomograms."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from cryoclass.errors import StarError
@@ -11,7 +12,57 @@ FILES = (PARTICLES, TOMOGRAMS, "rlnTomoTrajectoriesFile", "rlnTomoManifoldsFile"
 NAME = "optimisation_set.star"
 
 
-def item(star: StarFile, label: str) -> str:
+@dataclass(frozen=True, kw_only=True)
+class OptimisationSet:
+    """An optimisation set as its file has it."""
+
+    text: StarFile
+
+    @property
+    def path(self) -> Path:
+        """Its file."""
+        return self.text.path
+
+    def write_for(self, particles: Path) -> Path:
+        """Write, beside a new particle file, an optimisation set that names it, and return its path.
+
+        The other entries stay as they were; one that only the place of the original could resolve becomes a path from
+        the project folder.
+        """
+        star = self.text
+        for label in FILES:
+            value = _item(star, label)
+            found = resolve(value, star.path) if value else None
+            wanted = project_path(particles) if label == PARTICLES else found
+            if wanted is not None and wanted != Path(value):
+                star = _with_entry(star, label, project_path(wanted).as_posix())
+        path = particles.with_name(NAME if particles.stem == "particles" else f"{particles.stem}_{NAME}")
+        star.write(path)
+        return path
+
+
+def read_set(path: Path) -> OptimisationSet | None:
+    """Return the optimisation set at ``path``; ``None`` where it is another STAR file, or none at all."""
+    if path.suffix != ".star" or not path.is_file():
+        return None
+    star = StarFile.read(path)
+    return OptimisationSet(text=star) if _item(star, PARTICLES) else None
+
+
+def set_beside(particles: Path) -> OptimisationSet | None:
+    """Return the optimisation set beside a particle file that names that very file.
+
+    RELION calls it ``optimisation_set.star``, WarpTools ``<name>_optimisation_set.star``.
+    """
+    for name in (NAME, f"{particles.stem}_{NAME}"):
+        found = read_set(particles.with_name(name))
+        target = resolve(_item(found.text, PARTICLES), found.path) if found else None
+        if target is not None and target.samefile(particles):
+            return found
+    return None
+
+
+def _item(star: StarFile, label: str) -> str:
     """Return an entry of an optimisation set, be it a list block or a loop of one row; empty where there is none."""
     for block in star.blocks:
         if label in block.items:
@@ -29,52 +80,13 @@ def listed_file(star: StarFile, label: str) -> StarFile:
     StarError
         The named file does not exist.
     """
-    listed = item(star, label)
+    listed = _item(star, label)
     if not listed:
         return star
     target = resolve(listed, star.path)
     if target is None:
         raise StarError(f"{star.path} names {listed}, which does not exist.", "Run from the project folder.")
     return StarFile.read(target)
-
-
-def read_set(path: Path) -> StarFile | None:
-    """Return the optimisation set at ``path``; ``None`` where it is another STAR file, or none at all."""
-    if path.suffix != ".star" or not path.is_file():
-        return None
-    star = StarFile.read(path)
-    return star if item(star, PARTICLES) else None
-
-
-def set_beside(particles: Path) -> StarFile | None:
-    """Return the optimisation set beside a particle file that names that very file.
-
-    RELION calls it ``optimisation_set.star``, WarpTools ``<name>_optimisation_set.star``.
-    """
-    for name in (NAME, f"{particles.stem}_{NAME}"):
-        found = read_set(particles.with_name(name))
-        target = resolve(item(found, PARTICLES), found.path) if found else None
-        if target is not None and target.samefile(particles):
-            return found
-    return None
-
-
-def write_set(original: StarFile, particles: Path) -> Path:
-    """Write, beside a new particle file, an optimisation set that names it, and return its path.
-
-    The other entries stay as they were; one that only the place of the original could resolve becomes a path from the
-    project folder.
-    """
-    star = original
-    for label in FILES:
-        value = item(star, label)
-        found = resolve(value, star.path) if value else None
-        wanted = project_path(particles) if label == PARTICLES else found
-        if wanted is not None and wanted != Path(value):
-            star = _with_entry(star, label, project_path(wanted).as_posix())
-    path = particles.with_name(NAME if particles.stem == "particles" else f"{particles.stem}_{NAME}")
-    star.write(path)
-    return path
 
 
 def _with_entry(star: StarFile, label: str, value: str) -> StarFile:

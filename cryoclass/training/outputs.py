@@ -36,10 +36,10 @@ def write_predictions(path: Path, tuned: FineTuned, labelled: Labelled) -> None:
     columns["cryoclassLabel"] = [labelled.classes[number] for number in labelled.labels[rows]]
     columns["cryoclassSplit"] = tuned.assignment.parts[rows].tolist()
     if len(labelled.tables) == 1:
-        labelled.tables[0].select(rows.tolist()).with_columns(columns).star.write(path)
+        labelled.tables[0].select(rows.tolist()).with_columns(columns).write(path)
         return
     starts = np.cumsum([0, *(len(table) for table in labelled.tables)])
     which = np.searchsorted(starts, rows, side="right") - 1
-    lines = [labelled.tables[w].block.rows[row - starts[w]] + 1 for w, row in zip(which, rows, strict=True)]
+    lines = [labelled.tables[w].line(row - starts[w]) for w, row in zip(which, rows, strict=True)]
     origin = {"cryoclassFile": [str(labelled.tables[w].path) for w in which], "cryoclassLine": lines}
     write_tables(path, {"particles": {**origin, **columns}})
