@@ -21,7 +21,8 @@ from scipy import ndimage
 
 from cryoclass.backbones.registry import spec
 from cryoclass.backbones.stem import sum_channels
-from cryoclass.classifier import Classifier, ModelCard, WholeModel
+from cryoclass.card import ModelCard
+from cryoclass.classifier import Classifier, WholeModel
 from cryoclass.images import FileSource
 from cryoclass.inference.engines import TorchEngine
 from cryoclass.inference.pipeline import Flow, compute

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from cryoclass.backbones.spec import Address, Backbone, BackboneSpec, Scale, Stem, Weights
-from cryoclass.classifier import Classifier, ModelCard, current_versions
+from cryoclass.card import ModelCard, current_versions
+from cryoclass.classifier import Classifier
 from cryoclass.settings import Preparation
 
 

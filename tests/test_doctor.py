@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from cryoclass.backbones import packaged
-from cryoclass.classifier import Classifier, ModelCard, save_model
+from cryoclass.card import ModelCard
+from cryoclass.classifier import Classifier, save_model
 from cryoclass.cli import main
 from cryoclass.doctor.disk import check_disk, extraction_bytes
 from cryoclass.doctor.findings import duration, size

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from cryoclass.backbones.registry import build_backbone, load_backbone
 from cryoclass.embedding import SMALLEST, Space, clusters, fit_space, likeness, project
 from cryoclass.errors import ParticleError, UsageError
 
@@ -40,11 +39,6 @@ def test_in_natural_units_sizes_stay():
     embedding, _ = groups_of_points()
     features = placed(embedding, natural_units=True)
     np.testing.assert_allclose(features, embedding - embedding.mean(axis=0), atol=1e-5)
-
-
-def test_only_a_network_whose_numbers_weigh_what_they_say_has_natural_units():
-    assert load_backbone("res32").natural_units
-    assert not build_backbone("r3d10").natural_units
 
 
 def test_the_space_is_that_of_the_particles_it_was_fitted_to():

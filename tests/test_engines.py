@@ -7,7 +7,8 @@ import pytest
 import torch
 from network_helpers import small_card, small_classifier
 
-from cryoclass.classifier import CARD_KEY, WholeModel, load_model, save_model
+from cryoclass.card import CARD_KEY
+from cryoclass.classifier import WholeModel, load_model, save_model
 from cryoclass.errors import ModelError
 from cryoclass.exporting.onnx_file import export_onnx
 from cryoclass.inference.engines import OnnxEngine, TorchEngine

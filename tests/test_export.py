@@ -8,7 +8,8 @@ import pytest
 import torch
 from network_helpers import small_card, small_classifier
 
-from cryoclass.classifier import CARD_KEY, ModelCard, WholeModel, load_model, save_model
+from cryoclass.card import CARD_KEY, ModelCard
+from cryoclass.classifier import WholeModel, load_model, save_model
 from cryoclass.errors import ModelError
 from cryoclass.exporting.metadata import PARITY_KEY, PRECISION_KEY
 from cryoclass.exporting.onnx_file import export_onnx

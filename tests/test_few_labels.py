@@ -19,7 +19,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from cryoclass.backbones import packaged
-from cryoclass.backbones.registry import build_backbone, load_backbone, spec
+from cryoclass.backbones.registry import facts_of_weights, load_backbone, spec
+from cryoclass.card import LearntFrom
 from cryoclass.classifier import Classifier
 from cryoclass.cli import main
 from cryoclass.embedding import clusters, fit_space, likeness, project
@@ -138,8 +139,9 @@ def test_the_fitted_head_is_a_logistic_regression_on_plain_embeddings(classes):
 
 
 def test_embeddings_in_natural_units_reach_the_head_as_they_are():
-    assert load_backbone("res32").natural_units
-    assert not build_backbone("r3d10").natural_units
+    assert load_backbone("res32-species").facts.natural_units
+    assert not load_backbone("res32").facts.natural_units
+    assert not load_backbone("res32-species", init="random").facts.natural_units
     embedding = torch.tensor([[1.0, 20.0], [-1.0, 20.0], [1.5, -20.0]])
     kept = in_natural_units(embedding, np.arange(3), {})
     assert torch.equal(kept.stack, embedding)
@@ -267,9 +269,9 @@ def folder(tmp_path, monkeypatch) -> Path:
     [
         ("safetensors", b"other", "is not the file that its card describes"),
         ("safetensors", None, "cannot be read: No such file"),
-        ("json", b"{", "cannot be read"),
+        ("json", b"{", "is not valid JSON"),
         ("json", None, "cannot be read"),
-        ("json", b"{}", "is not the file that its card describes"),
+        ("json", b"{}", "is missing"),
     ],
 )
 def test_damaged_weights_in_the_package_are_refused(folder, file, content, says):
@@ -282,18 +284,21 @@ def test_damaged_weights_in_the_package_are_refused(folder, file, content, says)
 
 
 def test_boxes_unlike_those_that_it_has_learnt_from_are_named():
-    entry = spec("res32-species")
-    wish = entry.resolve()
-    assert outside_domain(Toys(angpix=40), "bright", entry, wish) == []  # 10 A in its own voxels
-    [words] = outside_domain(Toys(angpix=8), "unknown", entry, wish)
-    assert "in voxels of 2 A" in words
+    learnt_from = facts_of_weights("res32-species").learnt_from
+
+    def said(toys, contrast, learnt_from=learnt_from):
+        return outside_domain(toys, contrast, "mine", learnt_from, spec("res32-species").resolve())
+
+    assert said(Toys(angpix=40), "bright") == []  # 10 A in its own voxels
+    [words] = said(Toys(angpix=8), "unknown")
+    assert "mine sees these boxes in voxels of 2 A" in words
     assert "boxes of 128 to 512 A" in words
     dark = take_sample(Toys(angpix=40, brightness=-2)).contrast
-    [words] = outside_domain(Toys(angpix=40, brightness=-2), dark, entry, wish)
+    [words] = said(Toys(angpix=40, brightness=-2), dark)
     assert "look dark" in words
     assert "--invert yes" in words
-    assert len(outside_domain(Toys(angpix=8, brightness=-2), dark, entry, wish)) == 2
-    assert outside_domain(Toys(angpix=8, brightness=-2), dark, spec("r3d10"), Preparation()) == []
+    assert len(said(Toys(angpix=8, brightness=-2), dark)) == 2
+    assert said(Toys(angpix=8, brightness=-2), dark, LearntFrom()) == []
 
 
 @pytest.mark.usefixtures("here")

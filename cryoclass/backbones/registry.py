@@ -15,11 +15,15 @@ from cryoclass.backbones import (
     vivit,
     vjepa2,
 )
-from cryoclass.backbones.packaged import packaged_weights
+from cryoclass.backbones.download import sha256
+from cryoclass.backbones.packaged import packaged_card, packaged_weights
 from cryoclass.backbones.spec import Backbone, BackboneSpec
 from cryoclass.backbones.weights import fetch_weights, load_weights
+from cryoclass.card import BACKBONE_FOLDER, BackboneCard, WeightFacts, read_card
 from cryoclass.errors import UsageError
 from cryoclass.progress import Track, silent
+
+Init = Literal["auto", "video", "random"]
 
 FAMILIES = (res32, resnet3d, torchvision_video, r2plus1d34, vivit, vjepa2, inflated, rb3d, autoencoding)
 
@@ -49,12 +53,12 @@ def build_backbone(name: str) -> Backbone:
 def load_backbone(
     name: str,
     *,
-    init: Literal["auto", "video", "random"] = "auto",
+    init: Init = "auto",
     weights: Path | None = None,
     as_pretrained: bool = False,
     track: Track = silent,
 ) -> Backbone:
-    """Return the network of a backbone with the weights that it shall start from.
+    """Return the network of a backbone with the weights that it shall start from, and what is known of them.
 
     Parameters
     ----------
@@ -79,11 +83,52 @@ def load_backbone(
         Weights that cannot be had, or do not fit. Never a silent random start.
     """
     entry = spec(name)
+    _check_wishes(entry, init, weights)
+    backbone = _loaded(entry, init, weights, as_pretrained, track)
+    backbone.facts = facts_of_weights(name, init=init, weights=weights)
+    return backbone
+
+
+def facts_of_weights(name: str, *, init: Init = "auto", weights: Path | None = None) -> WeightFacts:
+    """Return what is known of the weights that :func:`load_backbone` would load, without loading them.
+
+    It stands on the card in the package, or on the ``backbone.json`` beside a weight file, where that is the file's.
+
+    Raises
+    ------
+    UsageError
+        No backbone has this name.
+    ModelError
+        A card is damaged.
+    """
+    entry = spec(name)
+    if weights is not None:
+        card = _card_beside(weights)
+        return card.facts if card else WeightFacts()
+    return packaged_card(entry).facts if entry.packaged and init != "random" else WeightFacts()
+
+
+def _card_beside(weights: Path) -> BackboneCard | None:
+    """Return the card beside a weight file; None where there is none, or it belongs to other weights."""
+    if not (weights.is_file() and weights.with_name(BACKBONE_FOLDER.card).is_file()):
+        return None
+    card = read_card(weights.parent, BackboneCard, BACKBONE_FOLDER)
+    return card if card.weights_sha256 == sha256(weights) else None
+
+
+def _check_wishes(entry: BackboneSpec, init: Init, weights: Path | None) -> None:
     if init == "random" and weights is not None:
         raise UsageError("--init random and --weights contradict each other.", "Leave one of them out.")
     if init == "video" and weights is None and entry.weights is None:
         known = ", ".join(other.name for other in BACKBONES.values() if other.weights is not None)
-        raise UsageError(f"{name} has no weights from video.", f"Use one of {known}, or give --weights FILE.")
+        raise UsageError(
+            f"{entry.name} has no weights from video.", f"Use one of {known}, or give --weights FILE."
+        )
+
+
+def _loaded(
+    entry: BackboneSpec, init: Init, weights: Path | None, as_pretrained: bool, track: Track
+) -> Backbone:
     if weights is not None:
         return load_weights(entry, weights, as_pretrained=as_pretrained)
     if init == "random" or not entry.trained_on:

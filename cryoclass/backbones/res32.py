@@ -44,7 +44,6 @@ class Res32(Backbone):
     """
 
     width = CHANNELS[-1]
-    natural_units = True
     centre: Tensor
     sharpen: Tensor
 
@@ -89,7 +88,6 @@ def _spec(name: str, summary: str, trained_on: str | None) -> BackboneSpec:
         trained_on=trained_on,
         packaged=trained_on is not None,
         made_for_boxes=True,
-        natural_units=Res32.natural_units,
         intensity="standard",
         input_size=(32, 32, 32),
         refuse=at_least(8, 8, 8),

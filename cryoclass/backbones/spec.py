@@ -13,6 +13,7 @@ from types import ModuleType
 
 from torch import Tensor, nn
 
+from cryoclass.card import WeightFacts
 from cryoclass.errors import UsageError
 from cryoclass.settings import Intensity, NetworkInput, Preparation, Size3
 
@@ -33,12 +34,12 @@ class Backbone(nn.Module, ABC):
     ----------
     width
         Length of the vector.
-    natural_units
-        As :attr:`BackboneSpec.natural_units`.
+    facts
+        What is known of the weights that are in it: nothing, until somebody loads some that have a card.
     """
 
     width: int
-    natural_units: bool = False
+    facts: WeightFacts = WeightFacts()
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -201,8 +202,6 @@ class BackboneSpec:
         The pretrained weights come with cryoclass, see :mod:`cryoclass.backbones.packaged`.
     made_for_boxes
         The network has a size and grey values of its own, which no recipe changes.
-    natural_units
-        The numbers of the embedding weigh as much as they say about the species, so nobody should standardise them.
     intensity
         What its weights were, or are to be, shown.
     scale
@@ -237,7 +236,6 @@ class BackboneSpec:
     weights: Weights | None = None
     packaged: bool = False
     made_for_boxes: bool = False
-    natural_units: bool = False
     intensity: Intensity = "as-pretrained"
     scale: Scale = Scale()
     licence: str = "BSD-3-Clause"

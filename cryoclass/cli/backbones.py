@@ -90,10 +90,10 @@ def _score_again(entry: "BackboneSpec", path: Path) -> str:
     from cryoclass.pretraining.retrieval import retrieval_of
 
     card = packaged_card(entry)
-    said, found = card["scores"]["retrieval"], retrieval_of(entry, path, card)
+    said, found = card.scores["retrieval"], retrieval_of(entry, path, card)
     if abs(found - said) > SAME_SCORE:
         raise ModelError(f"{path} scores {found:.3f} in retrieval here, and {said:.3f} on its card.")
-    return f"{found:.3f}, on the card {said:.3f}: {card['scores']['what']}"
+    return f"{found:.3f}, on the card {said:.3f}: {card.scores['what']}"
 
 
 def _pretrained(name: str) -> "BackboneSpec":

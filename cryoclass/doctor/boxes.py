@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from cryoclass.classifier import ModelCard
+from cryoclass.card import ModelCard
 from cryoclass.cutting import TomogramSource
 from cryoclass.doctor.findings import Finding, error, ok, warning
 from cryoclass.sources import Sample, Source

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from cryoclass.backbones.registry import build_backbone, spec
-from cryoclass.classifier import ModelCard
+from cryoclass.card import ModelCard
 from cryoclass.cutting import TomogramSource
 from cryoclass.doctor import disk, effort, machine, neighbours, pixels
 from cryoclass.doctor.boxes import SECONDS, check_boxes, check_contrast

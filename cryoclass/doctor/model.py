@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
+from cryoclass.backbones.registry import facts_of_weights
 from cryoclass.backbones.spec import BackboneSpec
-from cryoclass.classifier import ModelCard
+from cryoclass.card import ModelCard
 from cryoclass.doctor.findings import Finding, ok, warning
 from cryoclass.inference.compatibility import outside_domain
 from cryoclass.sources import Source
@@ -25,10 +26,11 @@ def check_model(card: ModelCard, engine: str) -> Iterator[Finding]:
 
 
 def check_domain(source: Source, contrast: Contrast, spec: BackboneSpec) -> Iterator[Finding]:
-    """Say whether boxes are like those that the weights of the package have learnt from."""
-    if not spec.packaged:
+    """Say whether boxes are like those that the usual weights of a backbone have learnt from, where that is known."""
+    learnt_from = facts_of_weights(spec.name).learnt_from
+    if not learnt_from.known:
         return
-    found = outside_domain(source, contrast, spec, spec.resolve())
+    found = outside_domain(source, contrast, spec.name, learnt_from, spec.resolve())
     for words in found:
         yield warning("network", words, "")
     if not found:

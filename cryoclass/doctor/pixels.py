@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from cryoclass.classifier import ModelCard
+from cryoclass.card import ModelCard
 from cryoclass.cutting import TomogramSource, coordinate_frame
 from cryoclass.doctor.findings import Finding, error, ok, warning
 from cryoclass.errors import VolumeError

@@ -4,7 +4,7 @@ import json
 
 import onnx
 
-from cryoclass.classifier import CARD_KEY, ModelCard, cryoclass_version
+from cryoclass.card import CARD_KEY, ModelCard, cryoclass_version
 from cryoclass.exporting.graph import ExportPrecision
 from cryoclass.exporting.parity import Parity
 

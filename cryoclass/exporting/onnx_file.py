@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from cryoclass.backbones.registry import spec
-from cryoclass.classifier import ModelCard, WholeModel, load_model
+from cryoclass.card import ModelCard
+from cryoclass.classifier import WholeModel, load_model
 from cryoclass.errors import UsageError
 from cryoclass.exporting.graph import ExportPrecision, build_graph
 from cryoclass.exporting.metadata import write_metadata

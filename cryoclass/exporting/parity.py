@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
-from cryoclass.classifier import Classifier, ModelCard, WholeModel
+from cryoclass.card import ModelCard
+from cryoclass.classifier import Classifier, WholeModel
 from cryoclass.errors import ModelError
 from cryoclass.exporting.graph import INPUT, ExportPrecision
 from cryoclass.settings import Size3

@@ -1,8 +1,6 @@
 """Whether particles fit a model: pixel size, box and contrast are compared before anything is computed."""
 
-from cryoclass.backbones.packaged import packaged_card
-from cryoclass.backbones.spec import BackboneSpec
-from cryoclass.classifier import ModelCard
+from cryoclass.card import LearntFrom, ModelCard
 from cryoclass.errors import ModelError, UsageError
 from cryoclass.settings import Preparation
 from cryoclass.sources import RescaledSource, Source
@@ -65,25 +63,33 @@ def check_same_boxes(examples: Source, source: Source) -> None:
 
 
 def outside_domain(
-    source: Source, contrast: Contrast, spec: BackboneSpec, preparation: Preparation
+    source: Source, contrast: Contrast, name: str, learnt_from: LearntFrom, preparation: Preparation
 ) -> list[str]:
-    """Say what boxes have that the weights that come with cryoclass have not learnt from; empty where nothing is said.
+    """Say what boxes have that weights have not learnt from; empty where nothing is said.
 
-    Those weights know bright particles, and voxels of their own grid within a range of angstroms.
+    Parameters
+    ----------
+    source, contrast
+        The boxes, and whether their particles are bright.
+    name
+        What the network is called.
+    learnt_from
+        What its weights have learnt from, as far as that is known.
+    preparation
+        What turns boxes into its input.
     """
-    if not spec.packaged:
-        return []
     said = []
-    least, most = packaged_card(spec)["invention"]["pixel_range"]
     width = preparation.input_size[2]
     voxel = source.box * source.angpix / width
+    least, most = learnt_from.pixel_range or (voxel, voxel)
     if not least * (1 - TOLERANCE) <= voxel <= most * (1 + TOLERANCE):
         said.append(
-            f"{spec.name} sees these boxes in voxels of {voxel:.3g} A, and has learnt from {least:g} to {most:g} A: "
+            f"{name} sees these boxes in voxels of {voxel:.3g} A, and has learnt from {least:g} to {most:g} A: "
             f"expect less of it. Cut boxes of {least * width:g} to {most * width:g} A, about twice as wide as a particle."
         )
-    if contrast == "dark":
+    if {contrast, learnt_from.contrast} == {"bright", "dark"}:
         said.append(
-            f"these particles look dark, and {spec.name} has learnt from bright ones. Add --invert yes to flip them."
+            f"these particles look {contrast}, and {name} has learnt from {learnt_from.contrast} ones. "
+            "Add --invert yes to flip them."
         )
     return said

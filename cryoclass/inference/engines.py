@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from cryoclass.backbones.spec import Backbone
-from cryoclass.classifier import CARD_KEY, ModelCard, WholeModel, load_model
+from cryoclass.card import CARD_KEY, PARTICLES, ModelCard
+from cryoclass.classifier import WholeModel, load_model
 from cryoclass.errors import ModelError, UsageError
 from cryoclass.files import digest
 from cryoclass.machine import check_name, choose_device, computing_in, number_type
@@ -148,6 +149,10 @@ class BackboneEngine:
             box=(source.box,) * 3,
             contrast="unknown",
             preparation=preparation,
+            outputs={"embedding": (PARTICLES, backbone.width)},
+            tasks=(),
+            natural_units=backbone.facts.natural_units,
+            learnt_from=backbone.facts.learnt_from,
         )
         self.device = device
         self.precision = number_type(device)

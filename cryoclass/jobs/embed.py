@@ -199,8 +199,9 @@ def _backbone_engine(bare: BareBackbone, boxes: "Boxes", device: str, listener: 
     backbone = load_backbone(name, weights=bare.weights, as_pretrained=True, track=listener.track)
     engine = BackboneEngine(name, backbone, preparation, source, place)
     listener.note(f"backbone: {name}; {engine.description}; grey values {preparation.intensity}")
-    if bare.weights is None:
-        for words in outside_domain(source, boxes.sample.contrast, entry, preparation):
+    learnt_from = backbone.facts.learnt_from
+    if learnt_from.known:
+        for words in outside_domain(source, boxes.sample.contrast, name, learnt_from, preparation):
             listener.warn(words)
     return engine
 
@@ -294,11 +295,10 @@ def _likeness(request: EmbedRequest, said: _Said, space: "Space", features: "Vec
 
 def _placed(said: _Said) -> "tuple[Space, Vectors]":
     """Return the space that map, clusters and likeness share, and the particles that are done (m, E) in it."""
-    from cryoclass.backbones.registry import spec
     from cryoclass.embedding import fit_space
 
     embedding = said.outputs["embedding"][said.outputs.done]
-    space = fit_space(embedding, natural_units=spec(said.engine.card.backbone).natural_units)
+    space = fit_space(embedding, natural_units=said.engine.card.natural_units)
     return space, space.place(embedding)
 
 

@@ -155,16 +155,17 @@ def _open(labelled: "Labelled", request: FinetuneRequest, workers: int, listener
 
 
 def _warn_of_domain(boxes: "Boxes", recipe: "Recipe", start: Start, listener: Listener) -> None:
-    """Say what the boxes have that packaged weights have not learnt from, where those are the start."""
-    if start.init != "auto" or start.weights is not None:
-        return
-    from cryoclass.backbones.registry import spec
+    """Say what the boxes have that the weights at the start have not learnt from, where that is known."""
     from cryoclass.inference.compatibility import outside_domain
+    from cryoclass.training.finetune import facts_of_start
 
-    entry = spec(start.backbone)
-    if entry.packaged:
-        for words in outside_domain(boxes.source, boxes.sample.contrast, entry, recipe.preparation):
-            listener.warn(words)
+    learnt_from = facts_of_start(start).learnt_from
+    if not learnt_from.known:
+        return  # and no box need be read
+    for words in outside_domain(
+        boxes.source, boxes.sample.contrast, start.backbone, learnt_from, recipe.preparation
+    ):
+        listener.warn(words)
 
 
 def _plan(labelled: "Labelled", assignment: "Assignment") -> Plan:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cryoclass.classifier import ModelCard
+from cryoclass.card import ModelCard
 from cryoclass.embedding import Vectors, clusters, project
 from cryoclass.labels import Labelled
 from cryoclass.outputs import Outputs

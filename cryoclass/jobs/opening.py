@@ -11,7 +11,7 @@ from cryoclass.settings import BoxOrigin, Cutting, Extraction, ModelChoice, Prec
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from cryoclass.classifier import ModelCard
+    from cryoclass.card import ModelCard
     from cryoclass.cutting import TomogramSource
     from cryoclass.images import FileSource
     from cryoclass.inference.engines import Engine

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cryoclass.classifier import ModelCard
+from cryoclass.card import ModelCard
 from cryoclass.labels import Labelled
 from cryoclass.report.content import Curves, Example, Gallery, PredictContent, Scored, TrainContent
 from cryoclass.report.pages import prediction_page, training_page

@@ -32,7 +32,7 @@ from cryoclass.settings import (
 if TYPE_CHECKING:
     import numpy as np
 
-    from cryoclass.classifier import ModelCard
+    from cryoclass.card import ModelCard
     from cryoclass.metrics import Metrics
     from cryoclass.outputs import Origin, Outputs
     from cryoclass.particles import Particles

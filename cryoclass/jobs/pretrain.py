@@ -94,7 +94,8 @@ def pretrain(
     """
     claim_run(request.outdir, "backbone.json", resume=request.resume, overwrite=request.overwrite)
     _check_own(request)
-    from cryoclass.pretraining.card import CARD, HISTORY, WEIGHTS, make_card, write_backbone
+    from cryoclass.card import BACKBONE_FOLDER, write_folder
+    from cryoclass.pretraining.card import HISTORY, make_card
     from cryoclass.pretraining.loop import pretrain as train
     from cryoclass.training.outputs import write_history
 
@@ -103,17 +104,23 @@ def pretrain(
     backbone, preparation, start = _network(request, listener)
     run = _run(request, own, start, listener)
     result = train(backbone, preparation, request.pretraining, request.invention, run)
+    name, outdir = request.learner.backbone, request.outdir
     facts = {
+        "backbone": name,
         "command": command,
         "start": start,
         "device": str(run.device),
         "own_particles": len(own.rows) if own else 0,
     }
-    name, outdir = request.learner.backbone, request.outdir
     write_history(outdir / HISTORY, result.periods)
-    card = make_card(name, preparation, request.pretraining, request.invention, result, facts)
-    write_backbone(outdir, backbone, card)
-    return PretrainResult(weights=outdir / WEIGHTS, card=outdir / CARD, backbone=name, pretrained=result)
+    card = make_card(backbone, preparation, request.pretraining, request.invention, result, facts)
+    write_folder(outdir, backbone.state_dict(), card, BACKBONE_FOLDER)
+    return PretrainResult(
+        weights=outdir / BACKBONE_FOLDER.weights,
+        card=outdir / BACKBONE_FOLDER.card,
+        backbone=name,
+        pretrained=result,
+    )
 
 
 def _network(request: PretrainRequest, listener: Listener) -> "tuple[Backbone, Preparation, str]":

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cryoclass.backbones.res32 import Res32
 from cryoclass.backbones.spec import Backbone
+from cryoclass.card import LearntFrom, WeightFacts
 from cryoclass.errors import CryoclassError, UsageError
 from cryoclass.machine import computing_in
 from cryoclass.preparation import Preparer
@@ -125,6 +126,7 @@ def pretrain(
 ) -> Pretrained:
     """Teach a backbone, in place, what species are like, and which boxes show the same one.
 
+    In the end it knows what it has learnt from (:attr:`cryoclass.backbones.spec.Backbone.facts`).
     Every step is seeded on its own, by ``settings.seed`` and its number, so a resumed run gives what an unbroken one
     gives, to the bit on a CPU with the same number of threads.
 
@@ -169,6 +171,7 @@ def pretrain(
         done = record.step
         _save(bench, records)
         run.on_period(records)
+    backbone.facts = WeightFacts(learnt_from=_learnt_from(preparation, invention, run.own))
     if isinstance(backbone, Res32):
         sharpen(backbone, bench.preparer, invention, run.device, settings.steps)
     return Pretrained(periods=tuple(records), retrieval=retrieval(backbone, bench.preparer, shown))
@@ -182,6 +185,15 @@ def _check_boxes(preparation: Preparation, invention: Invention, own: KeptBoxes 
             f"--depth keep leaves your boxes {own.source.box} slices and the invented ones {invention.box}.",
             "Use --depth resize.",
         )
+
+
+def _learnt_from(preparation: Preparation, invention: Invention, own: KeptBoxes | None) -> LearntFrom:
+    """Return what was shown: the voxels of the network's grid, and bright particles."""
+    width = preparation.input_size[2]
+    voxels = [angpix * invention.box / width for angpix in invention.pixel_range]
+    if own is not None:
+        voxels.append(own.source.angpix * own.source.box / width)
+    return LearntFrom(pixel_range=(min(voxels), max(voxels)), contrast="bright")
 
 
 def period_of(settings: Pretraining) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cryoclass.backbones.spec import Backbone, BackboneSpec
 from cryoclass.backbones.weights import load_weights
+from cryoclass.card import BackboneCard
 from cryoclass.preparation import Preparer
 from cryoclass.pretraining.batches import draw_batch
 from cryoclass.settings import Invention
@@ -54,10 +55,10 @@ def retrieval(backbone: Backbone, preparer: Preparer, shown: HeldOut) -> float:
     return float((shown.species[likeness.argmax(1)] == shown.species).float().mean())
 
 
-def retrieval_of(entry: BackboneSpec, weights: Path, card: dict[str, Any]) -> float:
+def retrieval_of(entry: BackboneSpec, weights: Path, card: BackboneCard) -> float:
     """Return the score of a weight file, measured again on the species that its card speaks of."""
     ranges: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in card["invention"].items()
+        name: tuple(value) if isinstance(value, list) else value for name, value in card.invention.items()
     }
     preparer = Preparer(entry.resolve())
     return retrieval(load_weights(entry, weights), preparer, held_out(Invention(**ranges)))

@@ -29,6 +29,7 @@ def sharpen(
 ) -> None:
     """Set ``centre`` and ``sharpen`` of a backbone from what it says of new species, at the SNR range of ``invention``.
 
+    This is what brings its embedding to natural units.
     With more species the discriminants are truer; a backbone that has learnt for few ``steps`` is worth fewer of them.
     """
     backbone.centre.zero_()
@@ -37,6 +38,7 @@ def sharpen(
     vectors = _vectors(backbone, preparer, invention, device, batches)
     backbone.centre.copy_(torch.from_numpy(vectors.mean((0, 1))))
     backbone.sharpen.copy_(torch.from_numpy(discriminants(vectors)))
+    backbone.facts = backbone.facts.replace(natural_units=True)
 
 
 def discriminants(vectors: Matrix) -> Matrix:

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 import torch
 
-from cryoclass.backbones.registry import spec
+from cryoclass.backbones.registry import Init, facts_of_weights, spec
 from cryoclass.backbones.resnet3d import detach_shortcuts
-from cryoclass.classifier import Classifier, ModelCard, current_versions, start_classifier
+from cryoclass.card import ModelCard, WeightFacts, current_versions
+from cryoclass.classifier import Classifier, load_card, start_classifier
 from cryoclass.errors import UsageError
 from cryoclass.labels import Labelled
 from cryoclass.metrics import Metrics, evaluate
@@ -18,8 +19,6 @@ from cryoclass.training.frozen import HEAD_ALONE
 from cryoclass.training.loop import History, LabelledBoxes, Run, fit
 from cryoclass.training.recipes import recipe as named_recipe
 from cryoclass.training.splits import Assignment
-
-Init = Literal["auto", "video", "random"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +122,8 @@ def finetune(
         training=_training_facts(labelled, assignment, recipe, start, run, history),
         metrics={part: _headline(scores) for part, scores in metrics.items()},
         versions=current_versions(),
+        natural_units=classifier.backbone.facts.natural_units,
+        learnt_from=classifier.backbone.facts.learnt_from,
     )
     return FineTuned(
         classifier=classifier,
@@ -132,6 +133,20 @@ def finetune(
         metrics=metrics,
         recipe=recipe,
     )
+
+
+def facts_of_start(start: Start) -> WeightFacts:
+    """Return what is known of the weights to start from, without loading them.
+
+    Raises
+    ------
+    UsageError, ModelError
+        There are no such weights, or a card is damaged.
+    """
+    init = _init(start)
+    if isinstance(init, Path):
+        return load_card(init).facts
+    return facts_of_weights(start.backbone, init=init, weights=start.weights)
 
 
 def _is_pretrained(start: Start) -> bool:

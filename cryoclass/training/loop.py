@@ -276,7 +276,7 @@ def _optimizer(classifier: Classifier, recipe: Recipe, freeze: bool) -> torch.op
 def _embedded(bench: _Bench, boxes: KeptBoxes, train: NDArray[np.int64]) -> Embedded:
     """Return what the backbone says of every particle, in units that suit a head."""
     embedding = _embed(bench)
-    if bench.classifier.backbone.natural_units:
+    if bench.classifier.backbone.facts.natural_units:
         return in_natural_units(embedding, boxes.rows, boxes.skipped)
     return standardise(embedding, train, boxes.rows, boxes.skipped)
 

@@ -4,11 +4,10 @@
 """
 
 import hashlib
-import json
 from pathlib import Path
-from typing import Any
 
 from cryoclass.backbones.spec import BackboneSpec
+from cryoclass.card import BackboneCard
 from cryoclass.errors import ModelError
 
 FOLDER = Path(__file__).parent
@@ -23,16 +22,12 @@ def packaged_weights(spec: BackboneSpec) -> Path:
         A file is missing or altered.
     """
     path = FOLDER / f"{spec.name}.safetensors"
-    try:
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror or error}.", _REINSTALL) from error
-    if found != packaged_card(spec).get("weights_sha256"):
+    if hashlib.sha256(_read(path)).hexdigest() != packaged_card(spec).weights_sha256:
         raise ModelError(f"{path} is not the file that its card describes: its sha256 differs.", _REINSTALL)
     return path
 
 
-def packaged_card(spec: BackboneSpec) -> dict[str, Any]:
+def packaged_card(spec: BackboneSpec) -> BackboneCard:
     """Return the card of a backbone whose weights come with cryoclass: how they were made, and what they can do.
 
     Raises
@@ -42,12 +37,16 @@ def packaged_card(spec: BackboneSpec) -> dict[str, Any]:
     """
     path = FOLDER / f"{spec.name}.json"
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}.", _REINSTALL) from error
-    if not isinstance(card, dict):
-        raise ModelError(f"{path} is no card: it must be a JSON object.", _REINSTALL)
-    return card
+        return BackboneCard.from_json(_read(path), str(path))
+    except ModelError as error:
+        raise ModelError(str(error), _REINSTALL) from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}.", _REINSTALL) from error
 
 
 _REINSTALL = "Install cryoclass again."
