@@ -40,11 +40,10 @@ def columns(rows: int) -> dict[str, list[str]]:
 
 
 def with_cryoclass(source: Path, target: Path) -> None:
-    from cryoclass.star.document import StarFile
+    from cryoclass.particles import read_particles
 
-    star = StarFile.read(source)
-    block = star.block("particles")
-    star.with_columns(block, columns(len(block))).write(target)
+    table = read_particles(source)
+    table.with_columns(columns(len(table))).write(target)
 
 
 def with_starfile(source: Path, target: Path) -> None:

@@ -15,7 +15,6 @@ from cryoclass.star.frames import Frame, origins_in_tomogram
 from cryoclass.star.names import resolve
 from cryoclass.star.optimisation import OptimisationSet
 from cryoclass.star.particle_file import ParticleFile, read_particle_file
-from cryoclass.star.rules import Problem, relion_problems
 
 IMAGE = "rlnImageName"
 LABEL_COLUMNS = ("cryoclassLabel", "rlnClassNumber")
@@ -96,16 +95,16 @@ class Particles:
     @property
     def bright(self) -> bool:
         """Whether the program that made the file (Warp, M) makes particles brighter than the background."""
-        return self.file.dialect.producer in ("warp", "m")
+        return self.file.dialect.bright
 
     @property
     def stacks_2d(self) -> bool:
         """Whether the images are stacks of tilt images, no volumes."""
         return self.file.dialect.stacks_2d
 
-    def relion_problems(self) -> Iterator[Problem]:
+    def relion_problems(self) -> Iterator[tuple[str, str]]:
         """Yield, as words and way out, each thing that RELION would refuse or misread in the file."""
-        return relion_problems(self.file.rows)
+        return self.file.relion_problems()
 
     def lacking(self, labels: Sequence[str]) -> list[str]:
         """Return those columns that stand neither with the particles nor in another table of the file."""

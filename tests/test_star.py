@@ -343,6 +343,15 @@ def test_comments_among_rows_are_no_rows():
     assert added.lines[5:9] == [b"1 2 7", b"# a comment", b"3 4 8 # and another", b"5 6 9"]
 
 
+def test_without_its_versions_a_file_is_as_if_it_never_had_any():
+    body = "data_a\n\n_key value\n{0}\nloop_\n_x #1\n{0}_y #2\n1 2\n{0}# a comment\n3 4\n\n{0}data_b\nloop_\n_z\n5\n"
+    bare = parse(body.format("")).without_versions()
+    mended = parse("\n# version 30001\n" + body.format("# version 30001\n")).without_versions()
+    assert mended.version is None
+    assert mended.to_bytes() == b"\n" + bare.to_bytes()
+    assert shape(mended) == shape(parse(mended.to_bytes()))
+
+
 def test_only_the_first_block_of_a_name_is_looked_at():
     star = parse(TRAPS["two_blocks_of_one_name"])
     assert len(star.blocks) == 2

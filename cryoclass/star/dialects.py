@@ -62,6 +62,11 @@ class Dialect:
     tomogram: str = ""
     stacks_2d: bool = False
 
+    @property
+    def bright(self) -> bool:
+        """Whether the producer makes particles brighter than the background, as Warp and M do."""
+        return self.producer in ("warp", "m")
+
     def in_words(self) -> str:
         """Return one sentence for people."""
         frame = f", coordinates in {self.frame.value}" if self.frame else ", no coordinates"

@@ -242,8 +242,12 @@ class StarFile:
 
     def without_versions(self) -> Self:
         """Return a file without ``# version`` comments, which RELION refuses in a particle file that has no optics."""
-        lines = _without_carriage_returns(self.lines)
-        return self.parse(b"\n".join(line for line in lines if not _VERSION.match(line)), self.path)
+        lines, blocks = _without_carriage_returns(self.lines), self.blocks
+        gone = [number for number, line in enumerate(lines) if _VERSION.match(line)]
+        for number in reversed(gone):  # a comment is no label and no row: these only move up
+            del lines[number]
+            blocks = tuple(_moved(block, number, -1) for block in blocks)
+        return replace(self, lines=lines, blocks=blocks)
 
     def to_bytes(self) -> bytes:
         """Return the content of the file."""

@@ -3,7 +3,7 @@
 Another format is one more reader in :data:`READERS`: a file that turns it into a STAR table.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from cryoclass.star.dynamo import read_dynamo
 from cryoclass.star.motive_list import read_motive_list
 from cryoclass.star.optimisation import PARTICLES, OptimisationSet, listed_file, set_beside
 from cryoclass.star.rows import Rows
+from cryoclass.star.rules import Problem, relion_problems
 
 READERS = {".tbl": read_dynamo, ".em": read_motive_list}  # all else is a STAR file
 
@@ -56,6 +57,10 @@ class ParticleFile:
     def names_anywhere(self, label: str) -> bool:
         """Whether any loop of the file, such as that of the optics groups, has this column."""
         return any(label in block.labels for block in self.rows.text.blocks)
+
+    def relion_problems(self) -> Iterator[Problem]:
+        """Yield, as words and way out, each thing that RELION would refuse or misread."""
+        return relion_problems(self.rows)
 
     # ------------------------------------------------------------------------------------- values
 

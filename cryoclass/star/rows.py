@@ -11,6 +11,7 @@ from cryoclass.errors import StarError
 from cryoclass.star.document import Block, StarFile
 
 GROUP = "rlnOpticsGroup"
+TOGETHER = ("rlnTomoName", "rlnMicrographName", "rlnImageName", GROUP)  # nearly every command wants them all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,9 @@ class Rows:
 
     def cells(self, label: str) -> list[str]:
         """Return the cells of a column as text; StarError where there is no such column."""
-        return self.text.column(self.block, label)
+        return (
+            self._together[label] if label in self._together_labels else self.text.column(self.block, label)
+        )
 
     def first(self, label: str) -> str:
         """Return the first cell of a column; empty where there is none."""
@@ -98,13 +101,27 @@ class Rows:
                 return values
         return None
 
+    @property
+    def _together_labels(self) -> list[str]:
+        return [label for label in TOGETHER if label in self]
+
+    @cached_property
+    def _together(self) -> dict[str, list[str]]:
+        """The columns of names, split out of the text in one pass; equal names are one string in memory."""
+        labels, known = self._together_labels, dict[str, str]()
+        columns = self.text.columns(self.block, labels)
+        return {
+            label: [known.setdefault(cell, cell) for cell in column]
+            for label, column in zip(labels, columns, strict=True)
+        }
+
     @cached_property
     def _places_in_optics(self) -> np.ndarray:
         """Row (rows,) of the optics table that each particle belongs to."""
         assert self.optics_table is not None  # asked by optics()  # noqa: S101
-        names = _groups(self.text, self.optics_table)
+        names = _whole(self.text.column(self.optics_table, GROUP))
         place_of = {name: place for place, name in enumerate(names)}
-        groups = _groups(self.text, self.block)
+        groups = _whole(self.cells(GROUP))
         missing = next((row for row, group in enumerate(groups) if group not in place_of), None)
         if missing is not None:
             raise StarError(
@@ -122,8 +139,7 @@ class Rows:
         return None if (magnification <= 0).any() else 10_000 * detector / magnification
 
 
-def _groups(text: StarFile, block: Block) -> list[str]:
-    """Return the optics groups; ``1.000000``, as some programs write, is ``1``."""
-    cells = text.column(block, GROUP)
+def _whole(cells: list[str]) -> list[str]:
+    """Return the names of optics groups; ``1.000000``, as some programs write, is ``1``."""
     whole = {cell: re.sub(r"\.0*$", "", cell) for cell in set(cells)}
     return [whole[cell] for cell in cells]

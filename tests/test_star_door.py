@@ -1,0 +1,256 @@
+"""The doors of ``star/``: who may import what, one way in for every format, and values that are the same whatever the text."""
+
+import ast
+from pathlib import Path
+
+import numpy as np
+import pytest
+from star_files import loop, relion31
+
+import cryoclass
+from cryoclass.errors import ParticleError
+from cryoclass.labels import read_labelled
+from cryoclass.particles import Particles, read_particles
+from cryoclass.star.particle_file import ParticleFile
+
+PACKAGE = Path(cryoclass.__file__).parent
+EVERYBODY = {"frames", "tables"}  # geometry in numbers; new tables of our own
+# Module of star/ to the rooms that may import it. The text itself is nobody's: document, rows, dialects, rules, lists.
+DOORS = {
+    "particle_file": {"particles"},
+    "extracted": {"particles", "extraction"},
+    "tomogram_list": {"tomograms"},
+    "optimisation": {"particles", "results"},
+    "names": {"particles", "tomograms", "extraction", "doctor", "cli"},
+    "external": {"cli"},
+}
+OUTSIDE = [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent.name != "star"]
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def star_modules(tree: ast.AST) -> set[str]:
+    """Return the modules of ``cryoclass.star`` that a file imports, wherever in the file, however spelt."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name.split(".")[2] for name in names if name.startswith("cryoclass.star.")}
+
+
+def refused(tree: ast.AST, own: str) -> set[str]:
+    return {module for module in star_modules(tree) - EVERYBODY if own not in DOORS.get(module, set())}
+
+
+@pytest.mark.parametrize("path", OUTSIDE, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_the_doors_of_star_are_used(path):
+    assert not refused(ast.parse(path.read_text()), room(path))
+
+
+def test_every_permission_is_used():
+    """A permission that nobody needs any more goes."""
+    used = {(module, room(path)) for path in OUTSIDE for module in star_modules(ast.parse(path.read_text()))}
+    assert {(module, own) for module, rooms in DOORS.items() for own in rooms} <= used
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from cryoclass.star.document import StarFile",
+        "from cryoclass.star import dialects",
+        "import cryoclass.star.rows",
+        "def f():\n    from cryoclass.star.particle_file import read_particle_file",
+    ],
+)
+def test_a_back_door_is_seen(line):
+    assert refused(ast.parse(line), "results")
+
+
+@pytest.mark.parametrize("path", OUTSIDE, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_particles_reach_behind_the_values(path):
+    """``particles.file`` is the text; ``particles.file.rows`` elsewhere would be the back door."""
+    behind = set(dir(ParticleFile)) | set(ParticleFile.__dataclass_fields__)
+    reached = [
+        node.lineno
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in behind
+        if isinstance(node.value, ast.Attribute) and node.value.attr == "file"
+    ]
+    assert not reached or room(path) == "particles"
+
+
+# ------------------------------------------------------------------------------------------ formats
+
+
+def dynamo(path: Path) -> None:
+    table = np.zeros((2, 35))
+    table[:, [0, 19, 21]] = [[7, 3, 1], [8, 4, 2]]
+    table[:, 23:26] = [[10, 20, 30], [40, 50, 60]]
+    table[:, 3:6] = [0.5, 0, -1]
+    np.savetxt(path, table)
+
+
+def motive_list(path: Path) -> None:
+    table = np.zeros((2, 20), "<f4")
+    table[:, [3, 4, 19]] = [[7, 3, 1], [8, 4, 2]]
+    table[:, 7:10] = [[10, 20, 30], [40, 50, 60]]
+    table[:, 10:13] = [0.5, 0, -1]
+    sizes = np.array([20, 2, 1], "<i4").tobytes()
+    path.write_bytes((bytes([6, 0, 0, 5]) + sizes).ljust(512, b"\0") + table.tobytes())
+
+
+def star(path: Path) -> None:
+    columns = {
+        "rlnMicrographName": ["3", "4"],
+        "rlnCoordinateX": ["10.5", "40.5"],
+        "rlnCoordinateY": ["20", "50"],
+        "rlnCoordinateZ": ["29", "59"],
+        "rlnClassNumber": ["1", "2"],
+        "cryoclassTag": ["7", "8"],
+    }
+    path.write_text(loop(columns))
+
+
+@pytest.mark.parametrize(
+    ("name", "write"), [("x.tbl", dynamo), ("x.em", motive_list), ("x.star", star)], ids=str
+)
+def test_every_format_gives_the_same_values(tmp_path, name, write):
+    write(tmp_path / name)
+    table = read_particles(tmp_path / name)
+    assert table.tomograms == ["3", "4"]
+    assert table.coordinates.tolist() == [[10.5, 20, 29], [40.5, 50, 59]]
+    assert table.labels("rlnClassNumber") == ["1", "2"]
+    assert table.numbers(["cryoclassTag"]).tolist() == [[7], [8]]
+    table.select([1]).with_columns({"cryoclassLabel": ["a b"]}).write(tmp_path / "out.star")
+    again = read_particles(tmp_path / "out.star")
+    assert (again.tomograms, again.cells("cryoclassLabel")) == (["4"], ["a b"])
+
+
+# ----------------------------------------------------------------------------------------- identity
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """Return a function that writes a STAR file somewhere below the current folder and reads it."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(name: str, columns: dict[str, list[str]]) -> Particles:
+        path = Path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(loop(columns))
+        return read_particles(path)
+
+    return write
+
+
+def images(folder: str, *numbers: int) -> dict[str, list[str]]:
+    return {"rlnImageName": [f"{folder}{number}.mrc" for number in numbers]}
+
+
+def touch(*paths: str) -> None:
+    for path in map(Path, paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_an_image_is_the_same_however_it_is_spelt(written, tmp_path):
+    touch("Boxes/1.mrc", "Boxes/2.mrc")
+    spellings = ["Boxes/", "./Boxes/", "Other/../Boxes/", f"{tmp_path}/Boxes/", "Boxes\\"]
+    found = [written("Job/x.star", images(folder, 1, 2)).identities() for folder in spellings]
+    found.append(written("Boxes/x.star", images("", 1, 2)).identities())
+    assert len({tuple(identities) for identities in found}) == 1
+    assert len(set(found[0])) == 2
+
+
+def test_equal_names_in_two_folders_are_two_images(written):
+    touch("A/1.mrc", "B/1.mrc")
+    one, other = (written(f"{folder}/x.star", images("", 1)).identities() for folder in "AB")
+    assert one != other
+
+
+def test_images_of_a_stack_are_told_apart_by_their_numbers(written):
+    touch("stack.mrc")
+    table = written(
+        "x.star", {"rlnImageName": ["000001@stack.mrc", "2@stack.mrc", "1@stack.mrc", "stack.mrc"]}
+    )
+    first, second, again, whole = table.identities()
+    assert first == again
+    assert len({first, second, whole}) == 3
+
+
+def test_the_first_image_that_exists_says_where_its_folder_lies(written):
+    touch("Job/Boxes/2.mrc")
+    table = written("Job/x.star", images("Boxes/", 1, 2, 3))
+    missing, found, follows = table.identities()
+    assert found[0].endswith("Job/Boxes/2.mrc")
+    assert follows[0].endswith("Job/Boxes/3.mrc")
+    assert missing[0].endswith("Boxes/1.mrc")
+
+
+def test_without_images_tomogram_and_position_tell_particles_apart(tmp_path):
+    path = tmp_path / "x.star"
+    path.write_text(
+        loop(positions([("TS_01", "1.5"), ("TS_01", "1.500000"), ("TS_01", "1.6"), ("TS_02", "1.5")]))
+    )
+    first, again, moved, elsewhere = read_particles(path).identities()
+    assert first == again
+    assert len({first, moved, elsewhere}) == 3
+
+
+def positions(rows: list[tuple[str, str]]) -> dict[str, list[str]]:
+    names, xs = zip(*rows, strict=True)
+    return {
+        "rlnMicrographName": list(names),
+        "rlnCoordinateX": list(xs),
+        **{f"rlnCoordinate{axis}": ["20"] * len(rows) for axis in "YZ"},
+    }
+
+
+def test_one_position_in_the_files_of_two_classes_is_an_error(written):
+    written("a.star", positions([("TS_01", "10.5"), ("TS_01", "30")]))
+    written("b.star", positions([("TS_02", "10.5"), ("TS_01", "30.0")]))
+    with pytest.raises(
+        ParticleError, match=r"1 particles of b.star \(b\) .* the first is TS_01 x=30 y=20 z=20\."
+    ):
+        read_labelled(["a=a.star", "b=b.star"], None)
+
+
+def test_equal_names_of_two_folders_are_no_overlap_of_classes(written):
+    touch("A/1.mrc", "B/1.mrc")
+    for folder in "AB":
+        written(f"{folder}/x.star", images("", 1))
+    assert read_labelled(["a=A/x.star", "b=B/x.star"], None).labels.tolist() == [0, 1]
+
+
+# ------------------------------------------------------------------------------------------- values
+
+
+def test_what_optics_say_comes_by_row(tmp_path):
+    path = tmp_path / "x.star"
+    optics = {
+        "rlnOpticsGroup": ["2", "1"],
+        "rlnVoltage": ["300", "200"],
+        "rlnTomoTiltSeriesPixelSize": ["2.5", "1.25"],
+        "rlnImageSize": ["64", "32"],
+    }
+    rows = {**positions([("TS_01", "1")] * 3), "rlnOpticsGroup": ["1", "2.000000", "1"]}
+    path.write_text(loop(optics, "optics") + loop(rows))
+    table = read_particles(path)
+    assert table.tilt_series_angpix.tolist() == [1.25, 2.5, 1.25]
+    assert table.image_size.tolist() == [32, 64, 32]
+    assert table.lacking(["rlnVoltage", "rlnNothing"]) == ["rlnNothing"]
+    assert table.micrograph_angpix is None
+
+
+def test_a_line_is_that_of_the_file(tmp_path):
+    path = tmp_path / "x.star"
+    path.write_text(relion31())
+    table = read_particles(path)
+    lines = path.read_text().splitlines()
+    assert [lines[table.line(row) - 1].split()[0] for row in range(2)] == table.cells(
+        table.file.rows.labels[0]
+    )
