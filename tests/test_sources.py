@@ -1,6 +1,7 @@
 """One loop reads many boxes, bad ones come with reasons, and what is known of a source is measured once."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -49,12 +50,29 @@ def test_boxes_come_in_the_order_asked_for_and_bad_ones_with_a_reason(workers):
         np.testing.assert_array_equal(box, Numbered().read(row))
 
 
-def test_no_more_is_read_ahead_than_was_allowed():
+def test_as_much_is_read_ahead_as_was_allowed_and_no_more():
     source = Numbered(count=40)
-    stream = read_many(source, range(40), workers=2, ahead=5)
+    stream = read_many(source, range(40), workers=1, ahead=6)
+    next(stream)
+    deadline = time.monotonic() + 10
+    while len(source.reads) < 7 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert source.reads == list(range(7))
+    stream.close()
+    assert len(source.reads) == 7
+
+
+def test_whoever_stops_asking_does_not_wait_for_the_rest():
+    class Slow(Numbered):
+        def read(self, index):
+            time.sleep(0.02)
+            return super().read(index)
+
+    source = Slow(count=40)
+    stream = read_many(source, range(40), workers=1, ahead=30)
     next(stream)
     stream.close()
-    assert len(source.reads) <= 6
+    assert len(source.reads) < 10
 
 
 def test_threads_share_the_reading():
