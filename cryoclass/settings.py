@@ -406,6 +406,7 @@ class Recipe(Settings):
     ``one-cycle`` raises it over the first three tenths of the epochs and lowers it to nothing over the rest.
     ``head_first`` fits the head to the backbone as it is before the first epoch (Kumar et al. 2022, arXiv:2202.10054).
     ``freeze_norm`` keeps the statistics of batch normalisation as they are.
+    ``freeze`` fits the head alone, at once; then only preparation and batch size count.
     """
 
     name: str
@@ -420,6 +421,7 @@ class Recipe(Settings):
     )
     head_first: bool = False
     freeze_norm: bool = False
+    freeze: bool = False
     augmentation: Augmentation = Augmentation()
     preparation: Preparation = Preparation()
 
@@ -516,9 +518,18 @@ class Training(Settings):
     freeze: bool = setting(
         False,
         flags=("--freeze",),
-        help="Train the head alone, on embeddings that are computed once, without augmentation.",
+        help="Fit the head alone, at once, on embeddings that are computed once, without augmentation.",
     )
     seed: int = setting(0, help="Seed of everything random.", minimum=0, maximum=MAX_SEED)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for flag, value in (("--epochs", self.epochs), ("--lr", self.lr)):
+            if self.freeze and value is not None:
+                raise UsageError(
+                    f"{flag} is {value:g}, and does nothing with --freeze, which fits the head at once.",
+                    f"Leave out {flag}, or --freeze to train the whole network.",
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

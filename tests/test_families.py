@@ -563,7 +563,7 @@ def namesake(kind):
 def test_every_backbone_is_trained_saved_used_and_exported(name, folders):
     kind = sibling_of(name)
     history, unmoved, predicted, embedding, parity, exported = life(kind, namesake(kind), folders(kind))
-    assert np.isfinite(history.epochs[0].train_loss)
+    assert np.isfinite(history.records[0].train_loss)
     assert not {key for key in unmoved if not (kind.startswith("mvit") and key.startswith(QUERIES))}
     assert predicted.probabilities.shape == (12, 2)
     np.testing.assert_allclose(predicted.probabilities[8:], history.probabilities, atol=1e-5)

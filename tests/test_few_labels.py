@@ -30,7 +30,7 @@ from cryoclass.settings import Augmentation, Preparation, Recipe, Start, Trainin
 from cryoclass.sources import take_sample
 from cryoclass.training.augmentation import draw, resample
 from cryoclass.training.finetune import choose_recipe
-from cryoclass.training.frozen import HEAD_FREEDOM, fit_head, in_natural_units, standardise
+from cryoclass.training.head import FREEDOM, fit_head
 from cryoclass.training.loop import LabelledBoxes, Run, fit
 from cryoclass.training.recipes import recipe
 
@@ -117,60 +117,56 @@ def test_a_network_for_boxes_has_a_size_and_grey_values_of_its_own(wish):
 # ----------------------------------------------------------------------------------------- head first
 
 
+@pytest.mark.parametrize("natural_units", [True, False])
 @pytest.mark.parametrize("classes", [2, 3])
-def test_the_fitted_head_is_a_logistic_regression_on_plain_embeddings(classes):
-    generator = torch.Generator().manual_seed(classes)
-    targets = (torch.arange(90) % 5).clamp(max=classes - 1)  # the last class has the most particles
-    sizes = 10.0 ** torch.linspace(-1, 1, 6)
-    embedding = (torch.randn(90, 6, generator=generator) + targets[:, None] / 2) * sizes + sizes
-    train = np.arange(60)
-    head = nn.Linear(6, classes)
-    embedded = standardise(embedding, train, np.arange(90), {})
-    loss = fit_head(head, embedded, train, targets)
-    embedded.unfold(head)
+def test_the_fitted_head_is_a_logistic_regression_on_plain_embeddings(classes, natural_units):
+    generator = np.random.default_rng(classes)
+    targets = (np.arange(90) % 5).clip(max=classes - 1)  # the last class has the most particles
+    sizes = 10.0 ** np.linspace(-1, 1, 6)
+    embedding = (generator.normal(size=(90, 6)) + targets[:, None] / 2) * sizes + sizes
+    embedding = embedding.astype(np.float32)
+    space, layer = fit_space(embedding[:60], natural_units=natural_units), nn.Linear(6, classes)
+    features = space.place(embedding)
+    head = fit_head(features[:60], targets[:60])
+    head.write_to(layer, space)
 
-    scaler = StandardScaler().fit(embedding[:60])
-    wanted = LogisticRegression(C=HEAD_FREEDOM).fit(scaler.transform(embedding[:60]), targets[:60])
+    scaler = StandardScaler(with_std=not natural_units).fit(embedding[:60])
+    wanted = LogisticRegression(C=FREEDOM, max_iter=1000).fit(scaler.transform(embedding[:60]), targets[:60])
     probabilities = wanted.predict_proba(scaler.transform(embedding))
-    found = head(embedding).softmax(1).detach().numpy()
+    np.testing.assert_allclose(head.probabilities(features), probabilities, atol=2e-3)
+    found = layer(torch.from_numpy(embedding)).softmax(1).detach().numpy()
     np.testing.assert_allclose(found, probabilities, atol=2e-3)
-    assert (found.argmax(1) == probabilities.argmax(1)).mean() > 0.98  # but for the closest calls
-    assert loss == pytest.approx(log_loss(targets[:60], probabilities[:60]), abs=2e-3)
+    assert head.loss(features[:60], targets[:60]) == pytest.approx(
+        log_loss(targets[:60], probabilities[:60]), abs=2e-3
+    )
 
 
-def test_embeddings_in_natural_units_reach_the_head_as_they_are():
+def test_only_sharpened_weights_are_in_natural_units():
     assert load_backbone("res32-species").facts.natural_units
     assert not load_backbone("res32").facts.natural_units
     assert not load_backbone("res32-species", init="random").facts.natural_units
-    embedding = torch.tensor([[1.0, 20.0], [-1.0, 20.0], [1.5, -20.0]])
-    kept = in_natural_units(embedding, np.arange(3), {})
-    assert torch.equal(kept.stack, embedding)
-    head = nn.Linear(2, 2)
-    before = head.weight.detach().clone(), head.bias.detach().clone()
-    kept.unfold(head)
-    assert torch.equal(head.weight, before[0])
-    assert torch.equal(head.bias, before[1])
 
 
 def test_the_head_alone_stays_where_no_later_epoch_is_better(examples):
     classifier, told = network(), []
     before = copied(classifier.backbone)
-    history = fit(classifier, examples, short(lr=1.0), Run(device=CPU, on_epoch=told.append))
-    assert [record.epoch for record in history.epochs] == [0, 1, 2]
-    assert told == [*history.epochs]
-    assert history.best_epoch == 0, "a learning rate of 1 spoils everything"
+    history = fit(classifier, examples, short(lr=1.0), Run(device=CPU, on_record=told.append))
+    assert [record.epoch for record in history.records] == [0, 1, 2]
+    assert told == [*history.records]
+    assert history.best.epoch == 0, "a learning rate of 1 spoils everything"
     assert not changed(classifier.backbone, before)
     val = examples.parts[history.rows] == "val"
     labels = examples.labels[history.rows[val]]
-    assert log_loss(labels, history.probabilities[val]) == pytest.approx(history.epochs[0].val_loss, rel=1e-4)
+    assert log_loss(labels, history.probabilities[val]) == pytest.approx(
+        history.records[0].val_loss, rel=1e-4
+    )
 
 
-@pytest.mark.parametrize("freeze", [False, True])
 @pytest.mark.parametrize(("head_first", "epochs"), [(False, [1]), (True, [0, 1])])
-def test_the_head_is_fitted_first_only_where_the_recipe_says_so(examples, head_first, epochs, freeze):
+def test_the_head_is_fitted_first_only_where_the_recipe_says_so(examples, head_first, epochs):
     made = short(head_first=head_first, epochs=1)
-    history = fit(network(), examples, made, Run(device=CPU, freeze=freeze))
-    assert [record.epoch for record in history.epochs] == epochs
+    history = fit(network(), examples, made, Run(device=CPU))
+    assert [record.epoch for record in history.records] == epochs
 
 
 class StopError(Exception):
@@ -185,13 +181,13 @@ def test_a_resumed_run_fits_the_head_once(examples, tmp_path):
     unbroken, broken, resumed = network(), network(), network(9)
     history = fit(unbroken, examples, short(), Run(device=CPU))
     with pytest.raises(StopError):
-        fit(broken, examples, short(), Run(device=CPU, folder=tmp_path, on_epoch=stop))
+        fit(broken, examples, short(), Run(device=CPU, folder=tmp_path, on_record=stop))
     seen = []
-    run = Run(device=CPU, folder=tmp_path, resume=True, on_epoch=seen.append)
+    run = Run(device=CPU, folder=tmp_path, resume=True, on_record=seen.append)
     again = fit(resumed, examples, short(), run)
     assert [record.epoch for record in seen] == [2]
-    assert [dataclasses.replace(record, seconds=0) for record in again.epochs] == [
-        dataclasses.replace(record, seconds=0) for record in history.epochs
+    assert [dataclasses.replace(record, seconds=0) for record in again.records] == [
+        dataclasses.replace(record, seconds=0) for record in history.records
     ]
     assert not changed(resumed, unbroken.state_dict())
 
@@ -444,21 +440,8 @@ def test_what_cannot_be_read_is_not_ranked(cryoclass, extracted):
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(("backbone", "natural_units"), [("res32-species", True), ("r3d10", False)])
 def test_map_clusters_and_ranking_of_one_run_see_one_space(cryoclass, backbone, natural_units):
-    argv = (
-        *EMBED,
-        "--backbone",
-        backbone,
-        "--input-size",
-        16,
-        16,
-        16,
-        "--clusters",
-        3,
-        "--like",
-        4,
-        "-o",
-        "E",
-    )
+    network = ("--backbone", backbone, "--input-size", 16, 16, 16)
+    argv = (*EMBED, *network, "--clusters", 3, "--like", 4, "-o", "E")
     ran = cryoclass(*argv)
     assert ran.status == 0, ran.err
     embedding, written = np.load("E/embeddings.npy"), table(Path("E/particles.star"))

@@ -1,17 +1,26 @@
-"""``--freeze``: the head alone is trained, on embeddings that are computed once."""
+"""``--freeze``: the head alone is fitted, on embeddings that are computed once."""
+
+import csv
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from cli_helpers import table
+from sklearn.metrics import log_loss
 from torch import nn
 
 from cryoclass.backbones.spec import Backbone
 from cryoclass.classifier import Classifier, WholeModel
+from cryoclass.errors import ParticleError, UsageError
 from cryoclass.preparation import Preparer
 from cryoclass.settings import Preparation, Recipe, Start, Training
 from cryoclass.training.finetune import choose_recipe
-from cryoclass.training.frozen import standardise
-from cryoclass.training.loop import LabelledBoxes, Run, fit
+from cryoclass.training.frozen import FREEDOMS, fit_frozen
+from cryoclass.training.head import FREEDOM
+from cryoclass.training.history import rank
+from cryoclass.training.loop import LabelledBoxes, Run
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(
@@ -59,11 +68,14 @@ class Toys:
         return self.voxels[index]
 
 
+def labelled(toys):
+    parts = np.array(["train", "train", "train", "val", "test"])[np.arange(len(toys)) // 2 % 5]
+    return LabelledBoxes(source=toys, labels=toys.labels, parts=parts, classes=("bar", "sheet"))
+
+
 @pytest.fixture
 def examples():
-    toys = Toys(60)
-    parts = np.array(["train", "train", "train", "val", "test"])[np.arange(60) // 2 % 5]
-    return LabelledBoxes(source=toys, labels=toys.labels, parts=parts, classes=("bar", "sheet"))
+    return labelled(Toys(60))
 
 
 def network():
@@ -76,15 +88,15 @@ def network():
 def test_each_particle_goes_through_the_backbone_once(examples):
     classifier = network()
     before = {name: value.clone() for name, value in classifier.backbone.state_dict().items()}
-    history = fit(classifier, examples, RECIPE, Run(device=CPU, freeze=True))
+    history = fit_frozen(classifier, examples, RECIPE, Run(device=CPU))
     assert classifier.backbone.seen == 60
     assert all(torch.equal(value, before[name]) for name, value in classifier.backbone.state_dict().items())
-    assert history.epochs[-1].val_accuracy == 1
+    assert history.best.val_accuracy == 1
 
 
 def test_the_head_takes_plain_embeddings_in_the_end(examples):
     classifier = network()
-    history = fit(classifier, examples, RECIPE, Run(device=CPU, freeze=True))
+    history = fit_frozen(classifier, examples, RECIPE, Run(device=CPU))
     whole = WholeModel(Preparer(RECIPE.preparation), classifier).eval()
     with torch.inference_mode():
         raw = torch.from_numpy(examples.source.voxels[history.rows])
@@ -92,40 +104,86 @@ def test_the_head_takes_plain_embeddings_in_the_end(examples):
     np.testing.assert_allclose(probabilities, history.probabilities, atol=1e-4)
 
 
-class StopError(Exception):
-    """Stands for a kill or Ctrl-C."""
+def test_the_validation_particles_choose_the_freedom_and_the_simpler_of_equals():
+    toys = Toys(60)
+    toys.voxels += np.random.default_rng(1).normal(0, 2, toys.voxels.shape)  # so that not every head is right
+    examples, told = labelled(toys), []
+    history = fit_frozen(network(), examples, RECIPE, Run(device=CPU, on_record=told.append))
+    assert tuple(record.freedom for record in history.records) == FREEDOMS
+    assert told == [*history.records]
+    ranks = [rank(record) for record in history.records]
+    assert rank(history.best) == max(ranks)
+    assert history.best is history.records[ranks.index(max(ranks))]
+    val = examples.parts[history.rows] == "val"
+    loss = log_loss(examples.labels[history.rows[val]], history.probabilities[val])
+    assert loss == pytest.approx(history.best.val_loss, rel=1e-4)
+    losses = [record.train_loss for record in history.records]
+    assert losses == sorted(losses, reverse=True), "the freer, the closer to the training particles"
 
 
-def test_a_resumed_run_gives_the_same_head(examples, tmp_path):
-    def stop(record):
-        if record.epoch == 7:
-            raise StopError
-
-    unbroken, broken, resumed = network(), network(), network()
-    fit(unbroken, examples, RECIPE, Run(device=CPU, freeze=True))
-    with pytest.raises(StopError):
-        fit(broken, examples, RECIPE, Run(device=CPU, freeze=True, folder=tmp_path, on_epoch=stop))
-    fit(resumed, examples, RECIPE, Run(device=CPU, freeze=True, folder=tmp_path, resume=True))
-    assert torch.equal(resumed.head.weight, unbroken.head.weight)
-    assert torch.equal(resumed.head.bias, unbroken.head.bias)
+def test_of_equal_heads_the_simplest_is_kept(examples):
+    examples.source.voxels[:] = examples.source.voxels[0]  # nothing tells the classes apart
+    history = fit_frozen(network(), examples, RECIPE, Run(device=CPU))
+    assert history.best.freedom == FREEDOMS[0]
 
 
-def test_numbers_that_never_change_stay_harmless():
-    embedding = torch.randn(20, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor(
-        [1.0, 100.0, 0.0]
-    )
-    made = standardise(embedding, np.arange(10), np.arange(20), {})
-    assert torch.equal(made.stack[:, 2], torch.zeros(20))
-    torch.testing.assert_close(made.stack[:10, :2].std(0, correction=0), torch.ones(2))
-    head = nn.Linear(3, 2)
-    wanted = head(made.stack)
-    made.unfold(head)
-    torch.testing.assert_close(head(embedding), wanted, rtol=1e-4, atol=1e-4)
+def test_who_cannot_choose_gets_the_usual_freedom(examples):
+    history = fit_frozen(network(), examples, RECIPE, Run(device=CPU, keep_last=True))
+    assert [record.freedom for record in history.records] == [FREEDOM]
 
 
-def test_a_head_alone_has_numbers_of_its_own_unless_the_user_has():
+def test_the_validation_and_test_particles_play_no_part_in_the_fit(examples):
+    same, other = network(), network()
+    fit_frozen(same, examples, RECIPE, Run(device=CPU, keep_last=True))
+    examples.source.voxels[examples.parts == "test"] *= 100
+    examples.source.voxels[examples.parts == "val"] *= -3
+    fit_frozen(other, examples, RECIPE, Run(device=CPU, keep_last=True))
+    assert torch.equal(same.head.weight, other.head.weight)
+    assert torch.equal(same.head.bias, other.head.bias)
+
+
+def test_an_embedding_that_is_not_finite_names_the_trouble(examples):
+    classifier = network()
+    with torch.no_grad():
+        classifier.backbone.sizes[0] = torch.inf
+    with pytest.raises(ParticleError, match="not finite"):
+        fit_frozen(classifier, examples, RECIPE, Run(device=CPU))
+
+
+def test_a_head_alone_has_the_preparation_of_its_recipe_and_no_epochs():
     start = Start(backbone="r3d10")
     alone, whole = choose_recipe(start, Training(freeze=True)), choose_recipe(start, Training())
-    assert (alone.epochs, alone.lr) == (100, 1e-2)
-    assert alone.replace(epochs=whole.epochs, lr=whole.lr) == whole
-    assert choose_recipe(start, Training(freeze=True, epochs=3, lr=0.5)).replace(lr=1.0).epochs == 3
+    assert (alone.freeze, whole.freeze) == (True, False)
+    assert alone.replace(freeze=False) == whole
+    for wish in ({"epochs": 3}, {"lr": 0.5}):
+        with pytest.raises(UsageError, match=f"--{next(iter(wish))} is .* does nothing with --freeze"):
+            Training(freeze=True, **wish)
+
+
+# ------------------------------------------------------------------------------------ from end to end
+
+
+@pytest.mark.usefixtures("here")
+def test_a_frozen_run_writes_all_that_a_run_writes_and_says_little(cryoclass):
+    argv = ("finetune", "Extract/particles.star", "--freeze", "--device", "cpu", "-o", "F")
+    ran = cryoclass(*argv)
+    assert ran.status == 0, ran.err
+    assert len(ran.err.splitlines()) < 15
+    history = [*csv.DictReader(Path("F/history.csv").read_text().splitlines())]
+    assert [float(line["freedom"]) for line in history] == [*FREEDOMS]
+    best = [line["freedom"] for line in history if line["best"] == "True"][-1]
+    card = json.loads(Path("F/model.json").read_text())["training"]
+    assert card["freedom"] == float(best)
+    assert card["recipe"].keys() == {"name", "freeze", "batch_size", "preparation"}
+    assert f"best freedom       {float(best):g}, of 0.001 to 100" in ran.out
+    assert f"best freedom ({float(best):g})" in Path("F/report.html").read_text()
+    assert json.loads(Path("F/metrics.json").read_text())["test"]["accuracy"] > 0.5
+    assert set(table("F/predictions.star")["cryoclassSplit"]) == {"val", "test"}
+    first = Path("F/model.safetensors").read_bytes()
+    ran = cryoclass(*argv, "--resume")  # a job that is queued again
+    assert ran.status == 0, ran.err
+    assert Path("F/model.safetensors").read_bytes() == first
+    assert cryoclass("predict", "Extract/particles.star", "--model", "F", "-o", "P").status == 0
+    ran = cryoclass(*argv, "--overwrite", "--epochs", 5)
+    assert ran.status == 2
+    assert "--epochs is 5, and does nothing with --freeze" in ran.err

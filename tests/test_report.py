@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -59,12 +60,12 @@ def curves(epochs=5):
     numbers = np.arange(1, epochs + 1)
     falling = 1.0 / numbers
     return Curves(
-        epochs=numbers,
+        at=numbers,
         train_loss=falling,
         val_loss=falling + 0.1,
         val_auc=1 - falling / 2,
         val_accuracy=1 - falling,
-        best_epoch=epochs,
+        best=epochs,
     )
 
 
@@ -324,15 +325,25 @@ def test_training_page_without_held_out_particles_claims_nothing(tmp_path):
     assert "Confusion matrix" not in page.html
 
 
+@pytest.mark.parametrize("count", [1, 6])
+def test_training_page_of_a_head_that_was_fitted_alone(tmp_path, count):
+    course = replace(curves(count), kind="freedom", at=10.0 ** np.arange(-3, count - 3), best=0.001)
+    pages.training_page(tmp_path / "page.html", trained(scored(), curves=course))
+    page = (tmp_path / "page.html").read_text()
+    assert "freedom of the head (C)" in page
+    assert "best freedom (0.001)" in page
+    assert "The weights of the best freedom on the validation particles were kept" in page
+
+
 def test_training_page_when_no_score_could_be_measured(tmp_path):
     unknown = np.full(5, np.nan)
     course = Curves(
-        epochs=np.arange(1, 6),
+        at=np.arange(1, 6),
         train_loss=np.ones(5),
         val_loss=unknown,
         val_auc=unknown,
         val_accuracy=unknown,
-        best_epoch=5,
+        best=5,
     )
     pages.training_page(tmp_path / "page.html", trained(scored(), curves=course))
     text = read(tmp_path / "page.html").text

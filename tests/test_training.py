@@ -14,6 +14,7 @@ from cryoclass.errors import CryoclassError, ModelError, ParticleError, UsageErr
 from cryoclass.metrics import evaluate
 from cryoclass.settings import Preparation, Recipe
 from cryoclass.training.boxes import read_boxes
+from cryoclass.training.frozen import fit_frozen
 from cryoclass.training.loop import LabelledBoxes, Run, fit
 from cryoclass.training.recipes import RECIPES, learning_rate, recipe
 
@@ -121,7 +122,7 @@ def test_r3d10_learns_and_resumes_like_an_unbroken_run(tmp_path):
     test = data.parts[history.rows] == "test"
     assert evaluate(history.probabilities[test], data.labels[history.rows[test]], CLASSES).accuracy == 1
     with pytest.raises(StopError):
-        fit(resumed, data, short, Run(device=CPU, folder=tmp_path, on_epoch=stop_after(1)))
+        fit(resumed, data, short, Run(device=CPU, folder=tmp_path, on_record=stop_after(1)))
     fit(resumed, data, short, Run(device=CPU, folder=tmp_path, resume=True))
     assert same(unbroken.state_dict(), resumed.state_dict())
 
@@ -129,7 +130,7 @@ def test_r3d10_learns_and_resumes_like_an_unbroken_run(tmp_path):
 def test_history_speaks_of_every_epoch_and_of_all_held_out_rows(trained):
     _, history = trained
     data = examples()
-    assert [record.epoch for record in history.epochs] == [1, 2, 3]
+    assert [record.epoch for record in history.records] == [1, 2, 3]
     assert np.array_equal(history.rows, np.flatnonzero(data.parts != "train"))
     assert history.probabilities.shape == (len(history.rows), 2)
     assert history.probabilities.sum(1) == pytest.approx(1, abs=1e-5)
@@ -138,9 +139,9 @@ def test_history_speaks_of_every_epoch_and_of_all_held_out_rows(trained):
 
 def test_the_best_epoch_is_the_last_of_the_best_areas(trained):
     _, history = trained
-    areas = [record.val_auc for record in history.epochs]
-    assert history.best_epoch == max(
-        record.epoch for record in history.epochs if record.val_auc == max(areas)
+    areas = [record.val_auc for record in history.records]
+    assert history.best.epoch == max(
+        record.epoch for record in history.records if record.val_auc == max(areas)
     )
 
 
@@ -149,7 +150,7 @@ def test_the_classifier_ends_with_the_weights_of_the_best_epoch(tmp_path):
     history = fit(network, data, SHORT.replace(lr=0.05), Run(device=CPU, folder=tmp_path))
     val = data.parts[history.rows] == "val"
     metrics = evaluate(history.probabilities[val], data.labels[history.rows[val]], CLASSES)
-    best = history.epochs[history.best_epoch - 1]
+    best = history.records[history.best.epoch - 1]
     assert best.best
     assert (metrics.auc, metrics.log_loss) == (best.val_auc, pytest.approx(best.val_loss, rel=1e-5))
 
@@ -171,16 +172,16 @@ def test_resuming_after_a_kill_gives_the_result_of_an_unbroken_run(trained, tmp_
             tiny(),
             examples(),
             SHORT,
-            Run(device=CPU, seed=4, folder=tmp_path, on_epoch=stop_after(epoch)),
+            Run(device=CPU, seed=4, folder=tmp_path, on_record=stop_after(epoch)),
         )
     resumed, seen = tiny(seed=99), []
-    run = Run(device=CPU, seed=4, folder=tmp_path, resume=True, on_epoch=seen.append)
+    run = Run(device=CPU, seed=4, folder=tmp_path, resume=True, on_record=seen.append)
     again = fit(resumed, examples(), SHORT, run)
     assert [record.epoch for record in seen] == list(range(epoch + 1, 4))
     assert same(unbroken.state_dict(), resumed.state_dict())
     assert np.array_equal(history.probabilities, again.probabilities)
-    assert [dataclasses.replace(r, seconds=0) for r in history.epochs] == [
-        dataclasses.replace(r, seconds=0) for r in again.epochs
+    assert [dataclasses.replace(r, seconds=0) for r in history.records] == [
+        dataclasses.replace(r, seconds=0) for r in again.records
     ]
 
 
@@ -188,14 +189,14 @@ def test_resuming_a_finished_run_only_brings_its_weights_back(trained, tmp_path)
     run = Run(device=CPU, seed=4, folder=tmp_path)
     fit(tiny(), examples(), SHORT, run)
     again = tiny(seed=99)
-    history = fit(again, examples(), SHORT, dataclasses.replace(run, resume=True, on_epoch=stop_after(3)))
+    history = fit(again, examples(), SHORT, dataclasses.replace(run, resume=True, on_record=stop_after(3)))
     assert same(trained[0].state_dict(), again.state_dict())
-    assert history.best_epoch == trained[1].best_epoch
+    assert history.best.epoch == trained[1].best.epoch
 
 
 def test_resuming_before_the_first_checkpoint_starts_from_the_beginning(tmp_path):
     run = Run(device=CPU, folder=tmp_path, resume=True)
-    assert len(fit(tiny(), examples(), SHORT.replace(epochs=1), run).epochs) == 1
+    assert len(fit(tiny(), examples(), SHORT.replace(epochs=1), run).records) == 1
 
 
 def test_a_checkpoint_of_other_settings_is_refused_with_their_names(tmp_path):
@@ -220,10 +221,10 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, content):
         fit(tiny(), examples(), SHORT, Run(device=CPU, folder=tmp_path, resume=True))
 
 
-def test_freezing_trains_the_head_alone():
+def test_freezing_fits_the_head_alone():
     network = tiny()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    fit(network, examples(), SHORT.replace(epochs=1), Run(device=CPU, freeze=True))
+    fit_frozen(network, examples(), SHORT, Run(device=CPU))
     changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"head.weight", "head.bias"}
 
@@ -231,7 +232,7 @@ def test_freezing_trains_the_head_alone():
 def test_a_lone_particle_in_the_last_batch_does_not_stop_batch_norm():
     data = examples()  # 24 to train: batches of 23 and 1
     history = fit(tiny(), data, SHORT.replace(epochs=1, batch_size=23), Run(device=CPU))
-    assert np.isfinite(history.epochs[0].train_loss)
+    assert np.isfinite(history.records[0].train_loss)
 
 
 def test_bad_particles_are_left_out_with_their_reason():
@@ -269,7 +270,7 @@ def test_voxels_beyond_the_memory_budget_are_read_batch_by_batch_with_the_same_r
 def test_voxels_are_kept_within_the_memory_budget():
     toys, rows = Toys(10, bad={2}), np.arange(8)
     for memory, kept in ((8 * 4 * 8**3, True), (8 * 4 * 8**3 - 1, False)):
-        boxes = read_boxes(toys, rows, memory, lambda items, *_: iter(items))
+        boxes = read_boxes(toys, rows, memory, 1, lambda items, *_: iter(items))
         assert (boxes.stack is not None) == kept
         assert boxes.rows.tolist() == [7, 6, 5, 4, 3, 1, 0]  # the source's order
         batches = [torch.tensor([1, 0]), torch.tensor([5])]

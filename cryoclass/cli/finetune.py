@@ -8,7 +8,7 @@ from cryoclass.cli.options import with_request
 from cryoclass.jobs.finetune import FinetuneRequest, FinetuneResult, Plan
 
 if TYPE_CHECKING:
-    from cryoclass.training.loop import EpochRecord
+    from cryoclass.training.history import History, Record
 
 
 @with_request
@@ -23,11 +23,11 @@ def finetune(request: FinetuneRequest) -> None:
     _say_result(jobs.finetune(request, console.Heard(_say_progress)))
 
 
-def _say_progress(event: "Plan | EpochRecord") -> None:
+def _say_progress(event: "Plan | Record") -> None:
     if isinstance(event, Plan):
         _say_plan(event)
     else:
-        _say_epoch(event)
+        _say_record(event)
 
 
 def _say_plan(plan: Plan) -> None:
@@ -36,10 +36,11 @@ def _say_plan(plan: Plan) -> None:
     console.columns("labelled particles", ["class", "all", "train", "val", "test"], lines)
 
 
-def _say_epoch(record: "EpochRecord") -> None:
+def _say_record(record: "Record") -> None:
+    width = 3 if record.kind == "epoch" else 5
     auc = f"{record.val_auc:.4f}" if record.val_auc is not None else "  -   "
     console.note(
-        f"epoch {record.epoch:3d}  loss {record.train_loss:.4f}  val loss {record.val_loss:.4f}  "
+        f"{record.kind} {record.at:{width}g}  loss {record.train_loss:.4f}  val loss {record.val_loss:.4f}  "
         f"val AUC {auc}  val accuracy {record.val_accuracy:.4f}  {record.seconds:.1f} s{'  best' if record.best else ''}"
     )
 
@@ -48,7 +49,8 @@ def _say_result(result: FinetuneResult) -> None:
     tuned, model = result.tuned, result.model
     part, history = tuned.scored_part, tuned.history
     scores = tuned.metrics[part]
-    seen = "never seen" if part == "test" else "which chose the epoch: held-out particles would score lower"
+    kind = history.best.kind
+    seen = "never seen" if part == "test" else f"which chose the {kind}: held-out particles would score lower"
     console.rows(
         "fine-tuned",
         [
@@ -57,7 +59,7 @@ def _say_result(result: FinetuneResult) -> None:
             ("balanced accuracy", f"{scores.balanced_accuracy:.4f}"),
             ("macro AUC", "-" if scores.auc is None else f"{scores.auc:.4f}"),
             ("calibration error", f"{scores.calibration_error:.4f}"),
-            ("best epoch", f"{history.best_epoch} of {history.epochs[-1].epoch}"),
+            (f"best {kind}", _best_of(history)),
             ("left out", f"{len(history.skipped)} unreadable" if history.skipped else "none"),
             ("model", model),
             ("look at", result.page),
@@ -71,3 +73,10 @@ def _say_result(result: FinetuneResult) -> None:
     console.next_command(
         f"cryoclass predict {result.table} --model {model}", f"cryoclass export {model} -o model.onnx"
     )
+
+
+def _best_of(history: "History") -> str:
+    first, last = history.records[0].at, history.records[-1].at
+    if history.best.kind == "epoch":
+        return f"{history.best.at:g} of {last:g}"
+    return f"{history.best.at:g}, of {first:g} to {last:g}: C of the logistic regression that is the head"

@@ -94,8 +94,8 @@ class FinetuneResult:
 def finetune(request: FinetuneRequest, listener: Listener = TO_LOG) -> FinetuneResult:
     """Teach a network classes from labelled particles; write a model folder.
 
-    The listener is told the :class:`Plan`, and the record of each epoch
-    (:class:`cryoclass.training.loop.EpochRecord`).
+    The listener is told the :class:`Plan`, and the record of each epoch, or of each fit of a head alone
+    (:mod:`cryoclass.training.history`).
 
     Raises
     ------
@@ -131,12 +131,11 @@ def _run(request: FinetuneRequest, workers: int, listener: Listener) -> "Run":
     return Run(
         device=choose_device(request.device),
         seed=request.training.seed,
-        freeze=request.training.freeze,
         folder=request.outdir,
         resume=request.resume,
         workers=workers,
         track=listener.track,
-        on_epoch=listener.tell,
+        on_record=listener.tell,
         facts={
             "files": request.particles,
             **request.boxes.to_dict(),
@@ -186,7 +185,7 @@ def _write(outdir: Path, page: Path, tuned: "FineTuned", labelled: "Labelled", b
     from cryoclass.results import write_metrics
     from cryoclass.training.outputs import write_history, write_predictions
 
-    write_history(outdir / "history.csv", tuned.history.epochs)
+    write_history(outdir / "history.csv", tuned.history.records)
     write_metrics(outdir / "metrics.json", tuned.metrics)
     write_predictions(outdir / "predictions.star", tuned, labelled)
     write_training_page(page, tuned, labelled, boxes)

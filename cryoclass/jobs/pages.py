@@ -82,14 +82,15 @@ def _count(labelled: Labelled, chosen: np.ndarray) -> list[int]:
 
 
 def _curves(tuned: FineTuned) -> Curves:
-    epochs = tuned.history.epochs
+    records, best = tuned.history.records, tuned.history.best
     return Curves(
-        epochs=np.array([e.epoch for e in epochs]),
-        train_loss=np.array([e.train_loss for e in epochs]),
-        val_loss=np.array([e.val_loss for e in epochs]),
-        val_auc=np.array([np.nan if e.val_auc is None else e.val_auc for e in epochs]),
-        val_accuracy=np.array([e.val_accuracy for e in epochs]),
-        best_epoch=tuned.history.best_epoch,
+        kind=best.kind,
+        at=np.array([r.at for r in records]),
+        train_loss=np.array([r.train_loss for r in records]),
+        val_loss=np.array([r.val_loss for r in records]),
+        val_auc=np.array([np.nan if r.val_auc is None else r.val_auc for r in records]),
+        val_accuracy=np.array([r.val_accuracy for r in records]),
+        best=best.at,
     )
 
 

@@ -72,24 +72,27 @@ class ExtractContent:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Curves:
-    """Course of a training, one value per epoch; NaN where a value was not measured.
+    """Course of a training, one value per epoch, or per freedom of a head that was fitted alone.
 
     Parameters
     ----------
-    epochs
-        Numbers of the epochs (E,), counted from 1.
+    kind
+        What ``at`` counts: ``epoch``, or ``freedom``, which is drawn by its logarithm.
+    at
+        Epochs or freedoms (E,), rising.
     train_loss, val_loss, val_auc, val_accuracy
-        Values (E,); AUC and accuracy lie between 0 and 1.
-    best_epoch
-        The epoch whose weights were kept.
+        Values (E,), NaN where one was not measured; AUC and accuracy lie between 0 and 1.
+    best
+        The epoch or freedom whose weights were kept.
     """
 
-    epochs: Integers
+    at: Array | Integers
     train_loss: Array
     val_loss: Array
     val_auc: Array
     val_accuracy: Array
-    best_epoch: int
+    best: float
+    kind: str = "epoch"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -35,31 +35,39 @@ _METHODS = {"pca": "principal component", "tsne": "t-SNE", "umap": "UMAP"}
 
 @in_style
 def training_curves(curves: Curves) -> Figure:
-    """Draw the losses, and AUC and accuracy on the validation set, by epoch; the best epoch is marked."""
+    """Draw the losses, and AUC and accuracy on the validation set, by epoch or freedom; the best one is marked."""
     figure = blank(9.4, 3.4)
     left, right = figure.subplots(1, 2)
-    _line(left, curves.epochs, curves.train_loss, "training", 0)
-    _line(left, curves.epochs, curves.val_loss, "validation", 1)
-    _line(right, curves.epochs, curves.val_auc, "AUC", 2)
-    _line(right, curves.epochs, curves.val_accuracy, "accuracy", 3)
+    _line(left, curves.at, curves.train_loss, "training", 0)
+    _line(left, curves.at, curves.val_loss, "validation", 1)
+    _line(right, curves.at, curves.val_auc, "AUC", 2)
+    _line(right, curves.at, curves.val_accuracy, "accuracy", 3)
     left.set(title="Loss", ylabel="cross-entropy (nats)")
     right.set(title="Validation scores", ylabel="score (0 to 1)", ylim=(-0.02, 1.02))
     for axes in (left, right):
         grid(axes)
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
-        axes.axvline(
-            curves.best_epoch, color=INK, lw=1, ls=(0, (2, 3)), label=f"best epoch ({curves.best_epoch})"
-        )
-        axes.set_xlim(curves.epochs.min() - 0.5, curves.epochs.max() + 0.5)
+        _scale(axes, curves)
+        label = f"best {curves.kind} ({curves.best:g})"
+        axes.axvline(curves.best, color=INK, lw=1, ls=(0, (2, 3)), label=label)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3, handlelength=1.6)
     return figure
 
 
-def _line(axes: Axes, epochs: Integers, values: Array, label: str, index: int) -> None:
+def _scale(axes: Axes, curves: Curves) -> None:
+    """Set the axis below: epochs one by one, freedoms by their logarithm."""
+    low, high = float(curves.at.min()), float(curves.at.max())
+    if curves.kind == "epoch":
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+        axes.set_xlim(low - 0.5, high + 0.5)
+    else:
+        axes.set(xlabel="freedom of the head (C)", xscale="log", xlim=(low / 2, high * 2))
+
+
+def _line(axes: Axes, at: Array | Integers, values: Array, label: str, index: int) -> None:
     if np.isfinite(values).any():
-        marker = "o" if len(epochs) < 30 else ""
-        axes.plot(epochs, values, color=look(index).colour, lw=1.8, marker=marker, ms=3.5, label=label)
+        marker = "o" if len(at) < 30 else ""
+        axes.plot(at, values, color=look(index).colour, lw=1.8, marker=marker, ms=3.5, label=label)
 
 
 @in_style

@@ -83,6 +83,7 @@ def training_page(path: Path, content: TrainContent) -> None:
         measured_on=content.measured_on,
         measured=_measured(content.scored.known()),
         curves=to_svg(figures.training_curves(content.curves), "curves"),
+        kind=content.curves.kind,
         mistakes=_tiles(mistakes, images.side_for(len(mistakes))),
         classes=content.scored.classes,
         parts_of_data=content.counts,

@@ -15,8 +15,9 @@ from cryoclass.labels import Labelled
 from cryoclass.metrics import Metrics, evaluate
 from cryoclass.settings import Recipe, Start, Training
 from cryoclass.sources import Boxes
-from cryoclass.training.frozen import HEAD_ALONE
-from cryoclass.training.loop import History, LabelledBoxes, Run, fit
+from cryoclass.training.frozen import fit_frozen
+from cryoclass.training.history import HeadRecord, History
+from cryoclass.training.loop import LabelledBoxes, Run, fit
 from cryoclass.training.recipes import recipe as named_recipe
 from cryoclass.training.splits import Assignment
 
@@ -28,13 +29,13 @@ class FineTuned:
     Attributes
     ----------
     classifier
-        With the weights of the best epoch.
+        With the weights of the history's best record.
     card
         Everything that is needed to use it.
     assignment
         Which particle took which part.
     history
-        Epoch by epoch.
+        What training did, and what it says of the particles that it did not see.
     metrics
         Scores by part: ``val``, and ``test`` where something was held out.
     recipe
@@ -61,9 +62,9 @@ def choose_recipe(start: Start, training: Training) -> Recipe:
         name = "few" if spec(start.backbone).made_for_boxes and _is_pretrained(start) else "paper"
     recipe = named_recipe(name, "pretrained" if _is_pretrained(start) else "random")
     own = {name: getattr(training, name) for name in ("epochs", "batch_size", "lr")}
-    usual: dict[str, Any] = HEAD_ALONE if training.freeze else {}
-    recipe = recipe.replace(**usual | {name: value for name, value in own.items() if value is not None})
-    return recipe.replace(preparation=spec(start.backbone).resolve(start, recipe.preparation))
+    recipe = recipe.replace(**{name: value for name, value in own.items() if value is not None})
+    preparation = spec(start.backbone).resolve(start, recipe.preparation)
+    return recipe.replace(freeze=training.freeze, preparation=preparation)
 
 
 def finetune(
@@ -110,7 +111,8 @@ def finetune(
         source=boxes.source, labels=labelled.labels, parts=assignment.parts, classes=labelled.classes
     )
     run = replace(run, facts={**run.facts, **start.to_dict()})
-    history = fit(classifier, examples, recipe, run)
+    train = fit_frozen if recipe.freeze else fit
+    history = train(classifier, examples, recipe, run)
     metrics = _score(history, labelled, assignment)
     card = ModelCard(
         backbone=start.backbone,
@@ -191,11 +193,25 @@ def _training_facts(
         "counts": counts,
         "split": assignment.mode,
         "start": start.to_dict(),
-        "recipe": recipe.to_dict(),
+        "recipe": _used(recipe),
         "seed": run.seed,
-        "freeze": run.freeze,
         "device": str(run.device),
-        "best_epoch": history.best_epoch,
-        "epochs": history.epochs[-1].epoch,
+        **_course(history),
         "unreadable": len(history.skipped),
     }
+
+
+def _used(recipe: Recipe) -> dict[str, Any]:
+    """Return what counts of a recipe: little where the head alone is fitted."""
+    everything = recipe.to_dict()
+    if not recipe.freeze:
+        return everything
+    return {name: everything[name] for name in ("name", "freeze", "batch_size", "preparation")}
+
+
+def _course(history: History) -> dict[str, Any]:
+    """Return which record was the best, and of how many: of the epochs, or of the freedoms of a head alone."""
+    best = history.best
+    if isinstance(best, HeadRecord):
+        return {"freedom": best.freedom, "freedoms_tried": [record.at for record in history.records]}
+    return {"best_epoch": best.epoch, "epochs": history.records[-1].at}

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cryoclass.classifier import Classifier
+from cryoclass.embedding import Vectors, fit_space
 from cryoclass.errors import CryoclassError, ParticleError
 from cryoclass.machine import computing_in
 from cryoclass.metrics import evaluate
@@ -26,7 +27,8 @@ from cryoclass.sources import Source
 from cryoclass.training.augmentation import draw, resample
 from cryoclass.training.boxes import KeptBoxes, read_boxes
 from cryoclass.training.checkpoint import load_checkpoint, save_checkpoint
-from cryoclass.training.frozen import Embedded, fit_head, in_natural_units, standardise
+from cryoclass.training.head import fit_head
+from cryoclass.training.history import EpochRecord, Hear, History, Record, rank
 from cryoclass.training.recipes import learning_rate
 
 Weights = dict[str, Tensor]
@@ -55,26 +57,7 @@ class LabelledBoxes:
     classes: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class EpochRecord:
-    """One line of the history; ``best`` says whether it is the best one so far.
-
-    ``epoch`` counts from 1; 0 is the head fitted alone, in recipes that do so first.
-
-    ``val_auc`` is the macro one-against-rest area; None where validation holds one class only.
-    """
-
-    epoch: int
-    lr: float
-    train_loss: float
-    val_loss: float
-    val_accuracy: float
-    val_auc: float | None
-    seconds: float
-    best: bool
-
-
-def _nobody(_record: EpochRecord) -> None:
+def _nobody(_record: Record) -> None:
     return
 
 
@@ -88,8 +71,6 @@ class Run:
         The CPU, or a CUDA device.
     seed
         The same seed gives the same weights on the CPU.
-    freeze
-        Train the head only, without augmentation: each particle goes through the backbone once.
     folder
         Where ``checkpoint.pt`` is kept; nowhere where None.
     resume
@@ -102,13 +83,12 @@ class Run:
         Threads that read.
     facts
         What else must be the same for the run to be resumed: where boxes come from and how they are cut.
-    track, on_epoch
-        Hear about the progress within and after each epoch.
+    track, on_record
+        Hear about the progress within each epoch, and of each line of the history.
     """
 
     device: torch.device
     seed: int = 0
-    freeze: bool = False
     folder: Path | None = None
     resume: bool = False
     keep_last: bool = False
@@ -116,30 +96,7 @@ class Run:
     workers: int = 1
     facts: Mapping[str, object] = field(default_factory=dict)
     track: Track = silent
-    on_epoch: Callable[[EpochRecord], None] = _nobody
-
-
-@dataclass(frozen=True, kw_only=True)
-class History:
-    """What training did.
-
-    Parameters
-    ----------
-    epochs
-        One record per epoch.
-    best_epoch
-        The epoch whose weights the classifier has now.
-    skipped
-        Why a row could not be read, for each such row.
-    rows, probabilities
-        Validation and test rows (m,) in rising order, and what the best weights say of them, (m, K).
-    """
-
-    epochs: tuple[EpochRecord, ...]
-    best_epoch: int
-    skipped: dict[int, str]
-    rows: NDArray[np.int64]
-    probabilities: NDArray[np.float32]
+    on_record: Hear = _nobody
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +105,7 @@ class _Bench:
 
     classifier: Classifier
     preparer: Preparer
-    boxes: KeptBoxes | Embedded
+    boxes: KeptBoxes
     targets: Tensor
     labels: NDArray[np.integer]
     classes: tuple[str, ...]
@@ -164,12 +121,8 @@ class _Progress:
     best: Weights = field(default_factory=dict)
 
     @property
-    def best_epoch(self) -> int:
-        return max(record.epoch for record in self.records if record.best)
-
-    @property
     def best_rank(self) -> tuple[float, float]:
-        return max(map(_rank, self.records), default=(0.0, -math.inf))
+        return max(map(rank, self.records), default=(0.0, -math.inf))
 
 
 def fit(classifier: Classifier, examples: LabelledBoxes, recipe: Recipe, run: Run) -> History:
@@ -187,16 +140,11 @@ def fit(classifier: Classifier, examples: LabelledBoxes, recipe: Recipe, run: Ru
     CryoclassError
         The loss is no longer a number, or the GPU has too little memory.
     """
-    labelled = np.flatnonzero((examples.labels >= 0) & (examples.parts != ""))
-    boxes = read_boxes(examples.source, labelled, run.memory, run.workers, run.track)
-    _check_enough(examples, boxes)
+    boxes = read_labelled(examples, run)
     parts = examples.parts[boxes.rows]
     train, val = np.flatnonzero(parts == "train"), np.flatnonzero(parts == "val")
-
-    classifier.to(run.device)
-    if run.device.type == "cuda":
-        classifier.to(memory_format=torch.channels_last_3d)  # tensor cores; on a CPU it slows the way back
-    optimizer = _optimizer(classifier, recipe, run.freeze)
+    to_device(classifier, run.device)
+    optimizer = _optimizer(classifier, recipe)
     bench = _Bench(
         classifier=classifier,
         preparer=Preparer(recipe.preparation).to(run.device),
@@ -207,24 +155,40 @@ def fit(classifier: Classifier, examples: LabelledBoxes, recipe: Recipe, run: Ru
         recipe=recipe,
         run=run,
     )
-    if run.freeze:
-        bench = replace(bench, boxes=_embedded(bench, boxes, train))
     settings = _settings(classifier, examples, boxes, recipe, run)
     progress = _resumed(classifier, optimizer, settings, run)
     if recipe.head_first and not progress.records:
         _keep(bench, progress, val, _start_head(bench, train))
-        run.on_epoch(progress.records[-1])
+        run.on_record(progress.records[-1])
     last = progress.records[-1].epoch if progress.records else 0
     for epoch in range(last, recipe.epochs):
         _keep(bench, progress, val, _train(bench, optimizer, train, epoch))
         _save(classifier, optimizer, progress, settings, run)
-        run.on_epoch(progress.records[-1])
+        run.on_record(progress.records[-1])
 
-    _trained(classifier, run).load_state_dict(progress.best)
-    history = _history(bench, progress, np.flatnonzero(parts != "train"))
-    if isinstance(bench.boxes, Embedded):
-        bench.boxes.unfold(classifier.head)
-    return history
+    classifier.load_state_dict(progress.best)
+    return _history(bench, progress, np.flatnonzero(parts != "train"))
+
+
+def read_labelled(examples: LabelledBoxes, run: Run) -> KeptBoxes:
+    """Read the particles that take part, and hold that enough of them can be read.
+
+    Raises
+    ------
+    ParticleError
+        Too few can.
+    """
+    labelled = np.flatnonzero((examples.labels >= 0) & (examples.parts != ""))
+    boxes = read_boxes(examples.source, labelled, run.memory, run.workers, run.track)
+    _check_enough(examples, boxes)
+    return boxes
+
+
+def to_device(classifier: Classifier, device: torch.device) -> None:
+    """Move a classifier in place, in the memory layout that is fastest there."""
+    classifier.to(device)
+    if device.type == "cuda":
+        classifier.to(memory_format=torch.channels_last_3d)  # tensor cores; on a CPU it slows the way back
 
 
 class _Epoch(NamedTuple):
@@ -253,43 +217,30 @@ def _keep(bench: _Bench, progress: _Progress, val: NDArray[np.int64], done: _Epo
         best=False,
     )
     record = replace(
-        record, best=bench.run.keep_last or _rank(record) >= progress.best_rank
+        record, best=bench.run.keep_last or rank(record) >= progress.best_rank
     )  # the later of equals
     progress.records.append(record)
     if record.best:
-        weights = _trained(bench.classifier, bench.run).state_dict()
+        weights = bench.classifier.state_dict()
         progress.best = {name: value.detach().cpu().clone() for name, value in weights.items()}
 
 
-def _trained(classifier: Classifier, run: Run) -> nn.Module:
-    """Return what changes in the training, and is kept in the checkpoint: a frozen backbone does not."""
-    return classifier.head if run.freeze else classifier
-
-
-def _optimizer(classifier: Classifier, recipe: Recipe, freeze: bool) -> torch.optim.Optimizer:
-    """Return Adam with decoupled weight decay, over the head alone where the backbone is frozen."""
-    classifier.backbone.requires_grad_(not freeze)
-    trainable = [weight for weight in classifier.parameters() if weight.requires_grad]
-    return torch.optim.AdamW(trainable, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
-
-
-def _embedded(bench: _Bench, boxes: KeptBoxes, train: NDArray[np.int64]) -> Embedded:
-    """Return what the backbone says of every particle, in units that suit a head."""
-    embedding = _embed(bench)
-    if bench.classifier.backbone.facts.natural_units:
-        return in_natural_units(embedding, boxes.rows, boxes.skipped)
-    return standardise(embedding, train, boxes.rows, boxes.skipped)
+def _optimizer(classifier: Classifier, recipe: Recipe) -> torch.optim.Optimizer:
+    """Return Adam with decoupled weight decay."""
+    weights = classifier.parameters()
+    return torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
 
 
 def _start_head(bench: _Bench, train: NDArray[np.int64]) -> _Epoch:
     """Fit the head to the embeddings of the backbone as it is; epoch 0, and the best one where no later one is better."""
     started = time.perf_counter()
-    boxes = bench.boxes
-    embedded = boxes if isinstance(boxes, Embedded) else _embedded(bench, boxes, train)
-    loss = fit_head(bench.classifier.head, embedded, train, bench.targets.cpu())
-    if not bench.run.freeze:  # else the head goes on with embeddings, and is unfolded at the end
-        embedded.unfold(bench.classifier.head)
-    return _Epoch(0, loss, 0.0, started)
+    classifier = bench.classifier
+    embedding = embed_boxes(classifier, bench.boxes, bench.recipe, bench.run)[train]
+    space = fit_space(embedding, natural_units=classifier.backbone.facts.natural_units)
+    features, targets = space.place(embedding), bench.targets.cpu().numpy()[train]
+    head = fit_head(features, targets)
+    head.write_to(classifier.head, space)
+    return _Epoch(0, head.loss(features, targets), 0.0, started)
 
 
 def _train(bench: _Bench, optimizer: torch.optim.Optimizer, train: NDArray[np.int64], epoch: int) -> _Epoch:
@@ -308,9 +259,8 @@ def _train(bench: _Bench, optimizer: torch.optim.Optimizer, train: NDArray[np.in
         optimizer.param_groups[0]["lr"] = rate
         with memory_explained():
             x = raw.to(run.device, non_blocking=True)
-            if not run.freeze:
-                drawn = draw(len(places), recipe.augmentation, generator)
-                x = resample(bench.preparer.grey(x), drawn, recipe.preparation)  # (b, 1, d, h, w)
+            drawn = draw(len(places), recipe.augmentation, generator)
+            x = resample(bench.preparer.grey(x), drawn, recipe.preparation)  # (b, 1, d, h, w)
             logits = _logits(bench, x)  # (b, K)
             target = bench.targets[places.to(run.device)]
             loss = F.cross_entropy(logits.float(), target, label_smoothing=recipe.label_smoothing)
@@ -329,38 +279,36 @@ def _predict(bench: _Bench, places: NDArray[np.int64]) -> NDArray[np.float32]:
     chunks = []
     for _, raw in bench.boxes.stream(batches):
         with memory_explained():
-            x = raw.to(bench.run.device, non_blocking=True)
-            logits = _logits(bench, x if bench.run.freeze else bench.preparer(x))
+            logits = _logits(bench, bench.preparer(raw.to(bench.run.device, non_blocking=True)))
         chunks.append(logits.float().softmax(1).cpu())
     return torch.cat(chunks).numpy()
 
 
 def _logits(bench: _Bench, x: Tensor) -> Tensor:
-    """Return the logits (b, K) of prepared boxes, or of embeddings where the backbone is frozen."""
+    """Return the logits (b, K) of prepared boxes."""
     with computing_in(bench.run.device):
-        logits: Tensor = bench.classifier.head(x) if bench.run.freeze else bench.classifier(x).logits
+        logits: Tensor = bench.classifier(x).logits
     return logits
 
 
 @torch.no_grad()
-def _embed(bench: _Bench) -> Tensor:
-    """Return the embedding (n, E) of every particle, each shown once and unchanged."""
-    bench.classifier.eval()
-    run, chunks = bench.run, []
-    batches = torch.arange(len(bench.boxes.rows)).split(bench.recipe.batch_size)
-    stream = run.track(bench.boxes.stream(batches), "Embedding", len(bench.boxes.rows), _size)
+def embed_boxes(classifier: Classifier, boxes: KeptBoxes, recipe: Recipe, run: Run) -> Vectors:
+    """Return what the backbone says of every particle (n, E), each shown once and unchanged."""
+    classifier.eval()
+    preparer, chunks = Preparer(recipe.preparation).to(run.device), []
+    batches = torch.arange(len(boxes.rows)).split(recipe.batch_size)
+    stream = run.track(boxes.stream(batches), "Embedding", len(boxes.rows), _size)
     for _, raw in stream:
         with memory_explained(), computing_in(run.device):
-            x = bench.preparer(raw.to(run.device, non_blocking=True))
-            chunks.append(bench.classifier.backbone(x).float().cpu())
-    return torch.cat(chunks)
+            x = preparer(raw.to(run.device, non_blocking=True))
+            chunks.append(classifier.backbone(x).float().cpu())
+    return torch.cat(chunks).numpy()
 
 
 def _history(bench: _Bench, progress: _Progress, held_out: NDArray[np.int64]) -> History:
     held_out = held_out[np.argsort(bench.boxes.rows[held_out])]
     return History(
-        epochs=tuple(progress.records),
-        best_epoch=progress.best_epoch,
+        records=tuple(progress.records),
         skipped=bench.boxes.skipped,
         rows=bench.boxes.rows[held_out],
         probabilities=_predict(bench, held_out),
@@ -392,11 +340,6 @@ def _hold_statistics(classifier: Classifier) -> None:
 
 def _size(batch: tuple[Tensor, Tensor]) -> int:
     return len(batch[0])
-
-
-def _rank(record: EpochRecord) -> tuple[float, float]:
-    """Order epochs: by validation AUC (accuracy where there is none), then by lower validation loss."""
-    return (record.val_accuracy if record.val_auc is None else record.val_auc, -record.val_loss)
 
 
 @contextmanager
@@ -449,7 +392,6 @@ def _settings(
         **{name: str(value) for name, value in recipe.to_dict().items()},
         "weights": str(sum(weight.numel() for weight in classifier.parameters())),
         "seed": str(run.seed),
-        "freeze": str(run.freeze),
         "keep_last": str(run.keep_last),
         "classes": ", ".join(examples.classes),
         "boxes": f"{examples.source.box} pixels of {examples.source.angpix:.4g} A",
@@ -467,7 +409,7 @@ def _save(
 ) -> None:
     if run.folder is not None:
         state = {
-            "classifier": _trained(classifier, run).state_dict(),
+            "classifier": classifier.state_dict(),
             "optimizer": optimizer.state_dict(),
             "records": [asdict(record) for record in progress.records],
             "best": progress.best,
@@ -482,6 +424,6 @@ def _resumed(
     state = load_checkpoint(run.folder, KEYS, settings) if run.resume and run.folder is not None else None
     if state is None:
         return _Progress()
-    _trained(classifier, run).load_state_dict(state["classifier"])
+    classifier.load_state_dict(state["classifier"])
     optimizer.load_state_dict(state["optimizer"])
     return _Progress(records=[EpochRecord(**record) for record in state["records"]], best=state["best"])

@@ -1,0 +1,92 @@
+"""What a training did, line by line: epochs of a whole network, or freedoms of a head that was fitted alone."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRecord:
+    """One line of the history; ``best`` says whether it is the best one so far.
+
+    ``epoch`` counts from 1; 0 is the head fitted alone, in recipes that do so first.
+
+    ``val_auc`` is the macro one-against-rest area; None where validation holds one class only.
+    """
+
+    kind: ClassVar[str] = "epoch"
+
+    epoch: int
+    lr: float
+    train_loss: float
+    val_loss: float
+    val_accuracy: float
+    val_auc: float | None
+    seconds: float
+    best: bool
+
+    @property
+    def at(self) -> float:
+        """Where on the history's axis it lies."""
+        return self.epoch
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadRecord:
+    """One fit of a head alone; as :class:`EpochRecord`, with ``freedom`` in the place of epoch and learning rate.
+
+    ``freedom`` is how far the head may follow the training particles: C of logistic regression, the inverse of the
+    strength of its prior.
+    """
+
+    kind: ClassVar[str] = "freedom"
+
+    freedom: float
+    train_loss: float
+    val_loss: float
+    val_accuracy: float
+    val_auc: float | None
+    seconds: float
+    best: bool
+
+    @property
+    def at(self) -> float:
+        """Where on the history's axis it lies."""
+        return self.freedom
+
+
+Record = EpochRecord | HeadRecord
+Hear = Callable[[Record], None]
+
+
+def rank(record: Record) -> tuple[float, float]:
+    """Order records: by validation AUC (accuracy where there is none), then by lower validation loss."""
+    return (record.val_accuracy if record.val_auc is None else record.val_auc, -record.val_loss)
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """What training did.
+
+    Parameters
+    ----------
+    records
+        One per epoch, or per freedom that was tried.
+    skipped
+        Why a row could not be read, for each such row.
+    rows, probabilities
+        Validation and test rows (m,) in rising order, and what the best weights say of them, (m, K).
+    """
+
+    records: tuple[Record, ...]
+    skipped: dict[int, str]
+    rows: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+
+    @property
+    def best(self) -> Record:
+        """The record whose weights the classifier has now."""
+        return next(record for record in reversed(self.records) if record.best)
