@@ -91,7 +91,7 @@ def tiny(seed=0):
     with torch.device("meta"):
         network = Classifier("r3d10", len(CLASSES))
     torch.manual_seed(seed)
-    network.backbone, network.head = Tiny(), nn.Linear(Tiny.width, len(CLASSES))
+    network.backbone, network.heads["classify"] = Tiny(), nn.Linear(Tiny.width, len(CLASSES))
     return network
 
 
@@ -225,7 +225,7 @@ def test_freezing_trains_the_head_alone():
     before = {name: value.clone() for name, value in network.state_dict().items()}
     fit(network, examples(), SHORT.replace(epochs=1), Run(device=CPU, freeze=True))
     changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
-    assert changed == {"head.weight", "head.bias"}
+    assert changed == {"heads.classify.weight", "heads.classify.bias"}
 
 
 def test_a_lone_particle_in_the_last_batch_does_not_stop_batch_norm():

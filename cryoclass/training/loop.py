@@ -11,18 +11,17 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cryoclass.classifier import Classifier
 from cryoclass.errors import CryoclassError, ParticleError
 from cryoclass.machine import computing_in
-from cryoclass.metrics import evaluate
 from cryoclass.preparation import Preparer
 from cryoclass.progress import Track, silent
 from cryoclass.settings import Recipe
 from cryoclass.sources import Source
+from cryoclass.tasks import CLASSIFY
 from cryoclass.training.augmentation import draw, resample
 from cryoclass.training.boxes import KeptBoxes, read_boxes
 from cryoclass.training.checkpoint import load_checkpoint, save_checkpoint
@@ -168,7 +167,7 @@ class _Progress:
         return max(record.epoch for record in self.records if record.best)
 
     @property
-    def best_rank(self) -> tuple[float, float]:
+    def best_rank(self) -> tuple[float, ...]:
         return max(map(_rank, self.records), default=(0.0, -math.inf))
 
 
@@ -201,7 +200,7 @@ def fit(classifier: Classifier, examples: LabelledBoxes, recipe: Recipe, run: Ru
         classifier=classifier,
         preparer=Preparer(recipe.preparation).to(run.device),
         boxes=boxes,
-        targets=torch.from_numpy(examples.labels[boxes.rows].astype(np.int64)).to(run.device),
+        targets=CLASSIFY.target(examples.labels[boxes.rows]).to(run.device),
         labels=examples.labels,
         classes=examples.classes,
         recipe=recipe,
@@ -241,7 +240,7 @@ def _keep(bench: _Bench, progress: _Progress, val: NDArray[np.int64], done: _Epo
     probabilities = _predict(bench, val)
     _check_finite(done.loss, probabilities, done.epoch, done.rate)
     rows = bench.boxes.rows[val]
-    metrics = evaluate(probabilities, bench.labels[rows], bench.classes)
+    metrics = CLASSIFY.score({"probabilities": probabilities}, bench.labels[rows], bench.classes)
     record = EpochRecord(
         epoch=done.epoch,
         lr=done.rate,
@@ -313,7 +312,7 @@ def _train(bench: _Bench, optimizer: torch.optim.Optimizer, train: NDArray[np.in
                 x = resample(bench.preparer.grey(x), drawn, recipe.preparation)  # (b, 1, d, h, w)
             logits = _logits(bench, x)  # (b, K)
             target = bench.targets[places.to(run.device)]
-            loss = F.cross_entropy(logits.float(), target, label_smoothing=recipe.label_smoothing)
+            loss = CLASSIFY.loss({"logits": logits}, target, recipe)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -338,7 +337,7 @@ def _predict(bench: _Bench, places: NDArray[np.int64]) -> NDArray[np.float32]:
 def _logits(bench: _Bench, x: Tensor) -> Tensor:
     """Return the logits (b, K) of prepared boxes, or of embeddings where the backbone is frozen."""
     with computing_in(bench.run.device):
-        logits: Tensor = bench.classifier.head(x) if bench.run.freeze else bench.classifier(x).logits
+        logits: Tensor = bench.classifier.head(x) if bench.run.freeze else bench.classifier(x)["logits"]
     return logits
 
 
@@ -394,9 +393,10 @@ def _size(batch: tuple[Tensor, Tensor]) -> int:
     return len(batch[0])
 
 
-def _rank(record: EpochRecord) -> tuple[float, float]:
-    """Order epochs: by validation AUC (accuracy where there is none), then by lower validation loss."""
-    return (record.val_accuracy if record.val_auc is None else record.val_auc, -record.val_loss)
+def _rank(record: EpochRecord) -> tuple[float, ...]:
+    """Order epochs as the task says."""
+    scores = {"accuracy": record.val_accuracy, "loss": record.val_loss}
+    return CLASSIFY.rank(scores if record.val_auc is None else {**scores, "auc": record.val_auc})
 
 
 @contextmanager
