@@ -161,7 +161,7 @@ def fine_tuned(start: Start, boxes: Volumes, labels: NDArray[np.int64], count: i
     classifier.eval()
     preparer = Preparer(recipe.preparation)
     with torch.no_grad():
-        logits = [classifier(preparer(raw)).logits for raw in torch.from_numpy(boxes[test]).split(60)]
+        logits = [classifier(preparer(raw))["logits"] for raw in torch.from_numpy(boxes[test]).split(60)]
     return float((torch.cat(logits).argmax(1).numpy() == labels[test]).mean())
 
 

@@ -28,7 +28,6 @@ from cryoclass.inference.engines import TorchEngine
 from cryoclass.inference.pipeline import Flow, compute
 from cryoclass.outputs import Facts, open_outputs
 from cryoclass.particles import read_particles
-from cryoclass.preparation import Preparer
 from cryoclass.settings import Preparation
 from cryoclass.star.tables import write_tables
 from cryoclass.volumes.mrc import write_volume
@@ -63,7 +62,7 @@ def plain_way(network: torch.nn.Module, star: Path, device: torch.device) -> np.
     return np.stack(rows)
 
 
-def our_way(whole: WholeModel, star: Path, device: torch.device, precision: str) -> np.ndarray:
+def our_way(classifier: Classifier, star: Path, device: torch.device, precision: str) -> np.ndarray:
     """Predict with the pipeline; return embeddings (n, 512)."""
     source = FileSource(read_particles(star))
     card = ModelCard(
@@ -74,7 +73,7 @@ def our_way(whole: WholeModel, star: Path, device: torch.device, precision: str)
         contrast="unknown",
         preparation=Preparation(input_size=SIZE),
     )
-    engine = TorchEngine(whole, card, device, precision)  # type: ignore[arg-type]
+    engine = TorchEngine(WholeModel(classifier, card), device, precision)  # type: ignore[arg-type]
     flow = Flow(batch_size=8 if device.type == "cpu" else 64, workers=2)
     with tempfile.TemporaryDirectory() as folder:
         facts = Facts(count=len(source), input="noise", model=precision)
@@ -100,14 +99,13 @@ def main(count: int, device: torch.device) -> None:
     state = dict(colour.state_dict())
     state["conv1.weight"] = sum_channels(state["conv1.weight"])
     classifier.backbone.load_state_dict(state)
-    whole = WholeModel(Preparer(Preparation(input_size=SIZE)), classifier)
     with tempfile.TemporaryDirectory() as folder:
         star = make_particles(Path(folder), count)
         plain, wanted = timed(lambda: plain_way(colour, star, device), device)
         print(f"{count} particles on {device}, {torch.get_num_threads()} threads")
         print(f"{'plain way, fp32':20s} {count / plain:8.2f} particles/s")
         for precision in ("fp32", "bf16"):
-            seconds, found = timed(lambda p=precision: our_way(whole, star, device, p), device)
+            seconds, found = timed(lambda p=precision: our_way(classifier, star, device, p), device)
             off = np.linalg.norm(found - wanted, axis=1).max() / np.linalg.norm(wanted, axis=1).mean()
             print(
                 f"{'cryoclass, ' + precision:20s} {count / seconds:8.2f} particles/s  ratio {plain / seconds:5.2f}  off by {off:.1e}"

@@ -38,6 +38,7 @@ from cryoclass.settings import Preparation
 from cryoclass.volumes.contrast import Contrast
 
 FORMAT: Literal[2] = 2
+INPUT = "subtomogram"  # the name of the voxels in an ONNX file
 CARD_KEY = "cryoclass_card"  # where an ONNX file keeps the card, in its metadata
 
 State = Mapping[str, Tensor]
@@ -73,6 +74,7 @@ Length = Annotated[int, Field(ge=1, le=2**24)]
 Axes = tuple[Length | str, ...]
 
 PARTICLES, CLASSES = "N", "classes"  # axes that are as long as there are particles, or classes on the card
+EMBEDDING = "embedding"  # the output that every model gives
 STATUS = "status"  # stored beside the outputs, so that none may be named so
 
 
@@ -152,7 +154,7 @@ class Card(_Kept):
     preparation: Annotated[Preparation, BeforeValidator(_read_preparation)]
     natural_units: bool = False
     learnt_from: LearntFrom = LearntFrom()
-    outputs: dict[OutputName, Axes] = {"embedding": (PARTICLES, "width")}
+    outputs: dict[OutputName, Axes] = {EMBEDDING: (PARTICLES, "width")}
     versions: dict[str, Any] = {}
     weights_sha256: Sha256 = ""
     bytes: int = 0
@@ -190,9 +192,10 @@ class Card(_Kept):
         except ValidationError as error:
             raise _refusal(error.errors()[0], where) from error
 
-    def lengths(self, name: str) -> Axes:
-        """Return the axes of an output with the number of classes in the place of their name."""
-        return self.outputs[name]
+    @property
+    def lengths(self) -> dict[str, Axes]:
+        """The axes of each output, as far as the card knows their lengths."""
+        return dict(self.outputs)
 
 
 class ModelCard(Card):
@@ -217,7 +220,7 @@ class ModelCard(Card):
     outputs: dict[OutputName, Axes] = {
         "probabilities": (PARTICLES, CLASSES),
         "logits": (PARTICLES, CLASSES),
-        "embedding": (PARTICLES, "width"),
+        EMBEDDING: (PARTICLES, "width"),
     }
     classes: tuple[str, ...]
     angpix: Angstroms
@@ -236,9 +239,10 @@ class ModelCard(Card):
             raise ValueError("it must be a list of names")
         return classes
 
-    def lengths(self, name: str) -> Axes:
-        """Return the axes of an output with the number of classes in the place of their name."""
-        return tuple(len(self.classes) if axis == CLASSES else axis for axis in self.outputs[name])
+    @property
+    def lengths(self) -> dict[str, Axes]:
+        """The axes of each output, as far as the card knows their lengths."""
+        return with_classes(self.outputs, len(self.classes))
 
 
 class BackboneCard(Card):
@@ -268,6 +272,13 @@ class BackboneCard(Card):
     invention: dict[str, Any] = {}
 
 
+def with_classes(outputs: Mapping[str, Axes], classes: int) -> dict[str, Axes]:
+    """Return the axes of outputs with the number of classes in the place of their name."""
+    return {
+        name: tuple(classes if axis == CLASSES else axis for axis in axes) for name, axes in outputs.items()
+    }
+
+
 AnyCard = TypeVar("AnyCard", bound=Card)
 
 _CARD_HINT = "Make the file again with this version of cryoclass, or use the version that made it."
@@ -290,13 +301,13 @@ def cryoclass_version() -> str:
         return "unknown"
 
 
-def check_said(said: Mapping[str, tuple[int, ...]], card: Card, where: str) -> None:
+def check_said(said: Mapping[str, Axes], card: Card, where: str) -> None:
     """Hold the shapes of what a model gives against its card.
 
     Parameters
     ----------
     said
-        Shape of each named output.
+        Shape of each named output; a length that is not known yet has a name.
     card
         What the model is said to give.
     where
@@ -307,18 +318,16 @@ def check_said(said: Mapping[str, tuple[int, ...]], card: Card, where: str) -> N
     ModelError
         An output is missing, unknown or of another shape.
     """
-    fits = said.keys() == card.outputs.keys() and all(
-        _agree(shape, card.lengths(name)) for name, shape in said.items()
-    )
+    wanted = card.lengths
+    fits = said.keys() == wanted.keys() and all(_agree(said[name], axes) for name, axes in wanted.items())
     if not fits:
-        wanted = {name: card.lengths(name) for name in card.outputs}
         raise ModelError(
             f"{where} does not fit its own model card: it gives {_shapes(said)}, and the card says {_shapes(wanted)}.",
             "Make the model again: cryoclass finetune, or cryoclass export.",
         )
 
 
-def _agree(shape: tuple[int, ...], axes: Axes) -> bool:
+def _agree(shape: Axes, axes: Axes) -> bool:
     """Say whether a shape has these axes, of which only the numbers are known."""
     return len(shape) == len(axes) and all(
         not isinstance(axis, int) or side == axis for side, axis in zip(shape, axes, strict=True)

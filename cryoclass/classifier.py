@@ -1,37 +1,35 @@
 """Backbone and head, the model folder that holds them, and the whole way from raw voxels to probabilities."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from cryoclass.backbones.registry import Init, build_backbone, load_backbone
-from cryoclass.card import MODEL_FOLDER, ModelCard, read_card, read_folder, write_folder
+from cryoclass.backbones.spec import no_feature_maps
+from cryoclass.card import (
+    EMBEDDING,
+    MODEL_FOLDER,
+    PARTICLES,
+    Axes,
+    ModelCard,
+    check_said,
+    read_card,
+    read_folder,
+    with_classes,
+    write_folder,
+)
 from cryoclass.errors import ModelError, UsageError
 from cryoclass.preparation import Preparer
 from cryoclass.progress import Track, silent
+from cryoclass.tasks import CLASSIFY, Features, Said, Task, task_named
 
 # -------------------------------------------------------------------------------------------- networks
 
 
-class Outputs(NamedTuple):
-    """What a classifier says: ``logits`` (N, K) and ``embedding`` (N, E)."""
-
-    logits: Tensor
-    embedding: Tensor
-
-
-class WholeOutputs(NamedTuple):
-    """What the whole model says: ``probabilities`` and ``logits`` (N, K), ``embedding`` (N, E), all float32."""
-
-    probabilities: Tensor
-    logits: Tensor
-    embedding: Tensor
-
-
 class Classifier(nn.Module):
-    """A backbone with a linear head, randomly initialised.
+    """A backbone with a head for each task, randomly initialised.
 
     Parameters
     ----------
@@ -39,36 +37,82 @@ class Classifier(nn.Module):
         A key of the registry.
     classes
         How many classes, K.
+    tasks
+        What it shall say.
+
+    Raises
+    ------
+    UsageError
+        The backbone is not known, or hands out no feature maps and a task needs them.
     """
 
-    def __init__(self, backbone_name: str, classes: int) -> None:
+    def __init__(self, backbone_name: str, classes: int, tasks: Sequence[Task] = (CLASSIFY,)) -> None:
         super().__init__()
         self.backbone = build_backbone(backbone_name)
-        self.head = nn.Linear(self.backbone.width, classes)
+        self.tasks = tuple(tasks)
+        self.needs_maps = any(task.needs_maps for task in tasks)
+        if self.needs_maps and not self.backbone.map_channels:
+            raise no_feature_maps(self.backbone)
+        self.heads = nn.ModuleDict({task.name: task.make_head(self.backbone, classes) for task in tasks})
 
-    def forward(self, x: Tensor) -> Outputs:
-        """Turn prepared boxes ``(N, 1, D, H, W)`` into logits and embedding."""
-        embedding = self.backbone(x)
-        return Outputs(self.head(embedding), embedding)
+    @property
+    def head(self) -> nn.Linear:
+        """The head that tells classes."""
+        return cast(nn.Linear, self.heads[CLASSIFY.name])
+
+    @property
+    def outputs(self) -> dict[str, Axes]:
+        """The axes of the named outputs that the whole model gives: those of the tasks in turn, then the embedding."""
+        said = {name: axes for task in self.tasks for name, axes in task.outputs.items()}
+        return {**said, EMBEDDING: (PARTICLES, self.backbone.width)}
+
+    def forward(self, x: Tensor) -> Said:
+        """Turn prepared boxes ``(N, 1, D, H, W)`` into what the heads say, as it is learnt from, and the embedding."""
+        features = self._features(x)
+        said = {EMBEDDING: features.vector}
+        for task in self.tasks:
+            said |= task.say(self.heads[task.name], features)
+        return said
+
+    def finish(self, said: Said) -> Said:
+        """Return all named outputs, float32, from what :meth:`forward` returns."""
+        finished = {EMBEDDING: said[EMBEDDING].float()}
+        for task in self.tasks:
+            finished |= task.finish(said)
+        return finished
+
+    def _features(self, x: Tensor) -> Features:
+        if not self.needs_maps:
+            return Features(self.backbone(x))
+        maps = self.backbone.feature_maps(x)
+        return Features(self.backbone.pool(maps[-1]), maps)
 
 
 class WholeModel(nn.Module):
-    """Raw voxels in, probabilities out: the module that the torch engine runs and that is exported."""
+    """Raw voxels in, named outputs out: the module that the torch engine runs and that is exported.
 
-    def __init__(self, preparer: Preparer, classifier: Classifier) -> None:
+    Parameters
+    ----------
+    classifier
+        The network.
+    card
+        Its card; says what turns boxes into its input, and the order of the outputs.
+    """
+
+    def __init__(self, classifier: Classifier, card: ModelCard) -> None:
         super().__init__()
-        self.preparer = preparer
+        self.card = card
+        self.preparer = Preparer(card.preparation)
         self.classifier = classifier
 
-    def forward(self, raw: Tensor) -> WholeOutputs:
-        """Turn raw float32 voxels ``(N, D, H, W)`` of any box into float32 outputs.
+    def forward(self, raw: Tensor) -> Said:
+        """Turn raw float32 voxels ``(N, D, H, W)`` of any box into float32 outputs by name, in the card's order.
 
-        Grey values and softmax are computed in float32, whatever the type of the classifier's weights.
+        Grey values and what the tasks make of their heads are computed in float32, whatever the type of the weights.
         """
-        prepared = self.preparer(raw).to(self.classifier.head.weight.dtype)
-        outputs = self.classifier(prepared)
-        logits = outputs.logits.float()
-        return WholeOutputs(torch.softmax(logits, dim=1), logits, outputs.embedding.float())
+        weight = next(self.classifier.parameters())
+        said = self.classifier.finish(self.classifier(self.preparer(raw).to(weight.dtype)))
+        return {name: said[name] for name in self.card.outputs}
 
 
 def start_classifier(
@@ -146,7 +190,7 @@ def load_model(folder: Path) -> tuple[Classifier, ModelCard]:
     state, card = read_folder(folder, ModelCard, MODEL_FOLDER)
     classifier = _build_for(card, folder)
     try:
-        classifier.load_state_dict(state, strict=True)
+        classifier.load_state_dict(_heads_named(state), strict=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
@@ -154,6 +198,7 @@ def load_model(folder: Path) -> tuple[Classifier, ModelCard]:
             f"{MODEL_FOLDER.card} says: {reason}",
             "Copy the whole model folder again, or run cryoclass finetune again.",
         ) from error
+    check_said(with_classes(classifier.outputs, len(card.classes)), card, str(folder))
     classifier.backbone.facts = card.facts
     return classifier.eval(), card
 
@@ -169,10 +214,18 @@ def load_card(folder: Path) -> ModelCard:
     return read_card(folder, ModelCard, MODEL_FOLDER)
 
 
+def _heads_named(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Name the head of weights of format 1, which had one only, as it is named now."""
+    return {
+        f"heads.{CLASSIFY.name}.{name.removeprefix('head.')}" if name.startswith("head.") else name: value
+        for name, value in state.items()
+    }
+
+
 def _build_for(card: ModelCard, folder: Path) -> Classifier:
     try:
-        return Classifier(card.backbone, len(card.classes))
-    except UsageError as error:
+        return Classifier(card.backbone, len(card.classes), [task_named(name) for name in card.tasks])
+    except (UsageError, ModelError) as error:
         raise ModelError(
             f"{folder / MODEL_FOLDER.card}: {error}",
             "Use the version of cryoclass that made it, or fine-tune again.",

@@ -66,13 +66,13 @@ def test_whole_model_is_the_sum_of_its_parts():
     preparer = Preparer(small_card().preparation)
     raw = torch.randn(2, 12, 12, 12)
     with torch.inference_mode():
-        whole = WholeModel(preparer, classifier)(raw)
+        whole = WholeModel(classifier, small_card())(raw)
         parts = classifier(preparer(raw))
-    assert torch.equal(whole.logits, parts.logits)
-    assert torch.equal(whole.embedding, parts.embedding)
-    torch.testing.assert_close(whole.probabilities.sum(dim=1), torch.ones(2))
-    assert whole.logits.shape == (2, 3)
-    assert whole.embedding.shape == (2, 512)
+    assert torch.equal(whole["logits"], parts["logits"])
+    assert torch.equal(whole["embedding"], parts["embedding"])
+    torch.testing.assert_close(whole["probabilities"].sum(dim=1), torch.ones(2))
+    assert whole["logits"].shape == (2, 3)
+    assert whole["embedding"].shape == (2, 512)
 
 
 def test_start_takes_the_backbone_of_a_model_folder(tmp_path):

@@ -100,7 +100,7 @@ FLOORS = {
     **dict.fromkeys(
         ["particles", "tomograms", "images", "cutting", "sources", "outputs", "labels", "results"], 2
     ),
-    **dict.fromkeys(["card", "preparation", "classifier", "backbones", "metrics", "embedding"], 2),
+    **dict.fromkeys(["card", "preparation", "classifier", "backbones", "metrics", "embedding", "tasks"], 2),
     **dict.fromkeys(["star", "volumes"], 1),
     **dict.fromkeys(["settings", "errors", "files", "claims", "progress", "machine"], 0),
 }

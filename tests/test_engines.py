@@ -12,7 +12,6 @@ from cryoclass.classifier import WholeModel, load_model, save_model
 from cryoclass.errors import ModelError
 from cryoclass.exporting.onnx_file import export_onnx
 from cryoclass.inference.engines import OnnxEngine, TorchEngine
-from cryoclass.preparation import Preparer
 
 CPU = torch.device("cpu")
 
@@ -32,7 +31,7 @@ def onnx_file(folder):
 
 def torch_engine(folder, precision="auto"):
     classifier, card = load_model(folder)
-    return TorchEngine(WholeModel(Preparer(card.preparation), classifier), card, CPU, precision)
+    return TorchEngine(WholeModel(classifier, card), CPU, precision)
 
 
 def voxels(*shape):
@@ -43,18 +42,19 @@ def voxels(*shape):
 def test_engines_agree_on_any_box(folder, onnx_file, shape):
     raw = voxels(*shape)
     ours, theirs = torch_engine(folder).run(raw), OnnxEngine(onnx_file, "cpu").run(raw)
-    for mine, other in zip(ours, theirs, strict=True):
+    assert [*ours] == [*theirs] == ["probabilities", "logits", "embedding"]
+    for mine, other in zip(ours.values(), theirs.values(), strict=True):
         assert mine.dtype == other.dtype == np.float32
         np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-5)
-    assert ours.probabilities.shape == ours.logits.shape == (shape[0], 3)
-    assert ours.embedding.shape == (shape[0], 512)
+    assert ours["probabilities"].shape == ours["logits"].shape == (shape[0], 3)
+    assert ours["embedding"].shape == (shape[0], 512)
 
 
 def test_torch_takes_a_read_only_box(folder):
     raw = voxels(2, 8, 8, 8)
-    expected = torch_engine(folder).run(raw).logits
+    expected = torch_engine(folder).run(raw)["logits"]
     raw.flags.writeable = False
-    assert np.array_equal(torch_engine(folder).run(raw).logits, expected)
+    assert np.array_equal(torch_engine(folder).run(raw)["logits"], expected)
 
 
 def test_engines_know_their_model(folder, onnx_file):
@@ -70,9 +70,9 @@ def test_descriptions_say_what_runs_where(folder, onnx_file):
 def test_bfloat16_predicts_nearly_the_same_on_cpu(folder):
     raw = voxels(4, 12, 12, 12)
     exact, rough = torch_engine(folder, "fp32").run(raw), torch_engine(folder, "bf16").run(raw)
-    assert rough.logits.dtype == np.float32
-    assert not np.array_equal(exact.logits, rough.logits)
-    np.testing.assert_allclose(rough.probabilities, exact.probabilities, atol=0.05)
+    assert rough["logits"].dtype == np.float32
+    assert not np.array_equal(exact["logits"], rough["logits"])
+    np.testing.assert_allclose(rough["probabilities"], exact["probabilities"], atol=0.05)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

@@ -15,7 +15,6 @@ from cryoclass.exporting.metadata import PARITY_KEY, PRECISION_KEY
 from cryoclass.exporting.onnx_file import export_onnx
 from cryoclass.exporting.parity import check_parity, generate_boxes
 from cryoclass.inference.engines import OnnxEngine
-from cryoclass.preparation import Preparer
 from cryoclass.settings import Preparation
 
 
@@ -92,12 +91,12 @@ def test_half_precision_halves_the_file_and_keeps_the_answer(exported, folder, t
     kinds = {value.type.tensor_type.elem_type for value in [*model.graph.input, *model.graph.output]}
     assert kinds == {onnx.TensorProto.FLOAT}
     half, full = (OnnxEngine(path, "cpu").run(boxes) for path in (tmp_path / "half.onnx", exported[0]))
-    np.testing.assert_allclose(half.probabilities, full.probabilities, atol=1e-2)
+    np.testing.assert_allclose(half["probabilities"], full["probabilities"], atol=1e-2)
 
 
 def whole_model(seed):
     classifier = small_classifier(seed=seed)
-    return WholeModel(Preparer(small_card().preparation), classifier).eval()
+    return WholeModel(classifier, small_card()).eval()
 
 
 def test_a_graph_of_another_model_is_refused(exported):
@@ -106,7 +105,7 @@ def test_a_graph_of_another_model_is_refused(exported):
 
 
 def test_nan_is_refused(exported, folder):
-    whole = WholeModel(Preparer(small_card().preparation), load_model(folder)[0]).eval()
+    whole = WholeModel(load_model(folder)[0], small_card()).eval()
     with torch.no_grad():
         whole.classifier.head.bias[0] = torch.nan
     with pytest.raises(ModelError, match="differ by up to nan"):
@@ -115,7 +114,7 @@ def test_nan_is_refused(exported, folder):
 
 def test_large_batches_are_spared_where_they_would_take_minutes(exported, folder):
     large = small_card(preparation=Preparation(input_size=(128, 512, 512), intensity="standard"))
-    whole = WholeModel(Preparer(small_card().preparation), load_model(folder)[0]).eval()
+    whole = WholeModel(load_model(folder)[0], small_card()).eval()
     assert check_parity(whole, exported[0].read_bytes(), large, "fp32").batches == (1, 3)
 
 

@@ -40,7 +40,6 @@ from cryoclass.classifier import WholeModel, load_model, save_model, start_class
 from cryoclass.errors import UsageError
 from cryoclass.exporting.onnx_file import export_onnx
 from cryoclass.inference.engines import BackboneEngine, OnnxEngine, TorchEngine
-from cryoclass.preparation import Preparer
 from cryoclass.settings import Preparation, Recipe
 from cryoclass.training.loop import LabelledBoxes, Run, fit
 
@@ -537,15 +536,14 @@ def life(kind, name, folder):
         )
         save_model(folder, classifier, card)
         loaded, card = load_model(folder)
-        whole = WholeModel(Preparer(card.preparation), loaded)
-        predicted = TorchEngine(whole, card, CPU).run(boxes.voxels)
+        predicted = TorchEngine(WholeModel(loaded, card), CPU).run(boxes.voxels)
         embedded = BackboneEngine(name, loaded.backbone, card.preparation, boxes, CPU).run(boxes.voxels)
         offered = BACKBONES[name].onnx is True
         parity = export_onnx(folder, folder / "model.onnx") if offered else None
         exported = (
             [OnnxEngine(folder / "model.onnx").run(boxes.voxels[:n]) for n in (1, 5)] if offered else []
         )
-    return history, set(before) - moved, predicted, embedded.embedding, parity, exported
+    return history, set(before) - moved, predicted, embedded["embedding"], parity, exported
 
 
 @pytest.fixture(scope="module")
@@ -565,9 +563,9 @@ def test_every_backbone_is_trained_saved_used_and_exported(name, folders):
     history, unmoved, predicted, embedding, parity, exported = life(kind, namesake(kind), folders(kind))
     assert np.isfinite(history.records[0].train_loss)
     assert not {key for key in unmoved if not (kind.startswith("mvit") and key.startswith(QUERIES))}
-    assert predicted.probabilities.shape == (12, 2)
-    np.testing.assert_allclose(predicted.probabilities[8:], history.probabilities, atol=1e-5)
-    np.testing.assert_allclose(embedding, predicted.embedding, atol=1e-5)
+    assert predicted["probabilities"].shape == (12, 2)
+    np.testing.assert_allclose(predicted["probabilities"][8:], history.probabilities, atol=1e-5)
+    np.testing.assert_allclose(embedding, predicted["embedding"], atol=1e-5)
     assert np.ptp(embedding, axis=0).max() > 1e-4
     assert spec(name).onnx == spec(namesake(kind)).onnx
     if spec(name).onnx is not True:
@@ -575,9 +573,9 @@ def test_every_backbone_is_trained_saved_used_and_exported(name, folders):
         return
     assert parity.max_probability_difference <= 1e-4
     for batch in exported:
-        count = len(batch.logits)
-        np.testing.assert_allclose(batch.logits, predicted.logits[:count], atol=1e-4)
-        np.testing.assert_allclose(batch.embedding, predicted.embedding[:count], atol=1e-4)
+        count = len(batch["logits"])
+        np.testing.assert_allclose(batch["logits"], predicted["logits"][:count], atol=1e-4)
+        np.testing.assert_allclose(batch["embedding"], predicted["embedding"][:count], atol=1e-4)
 
 
 @pytest.mark.parametrize("name", BACKBONES)

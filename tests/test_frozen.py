@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from cli_helpers import table
+from network_helpers import small_card
 from sklearn.metrics import log_loss
 from torch import nn
 
 from cryoclass.backbones.spec import Backbone
 from cryoclass.classifier import Classifier, WholeModel
 from cryoclass.errors import ParticleError, UsageError
-from cryoclass.preparation import Preparer
 from cryoclass.settings import Preparation, Recipe, Start, Training
 from cryoclass.training.finetune import choose_recipe
 from cryoclass.training.frozen import FREEDOMS, fit_frozen
@@ -81,7 +81,7 @@ def examples():
 def network():
     torch.manual_seed(1)
     classifier = Classifier("r3d10", 2)
-    classifier.backbone, classifier.head = Counting(), nn.Linear(16, 2)
+    classifier.backbone, classifier.heads["classify"] = Counting(), nn.Linear(16, 2)
     return classifier
 
 
@@ -97,10 +97,11 @@ def test_each_particle_goes_through_the_backbone_once(examples):
 def test_the_head_takes_plain_embeddings_in_the_end(examples):
     classifier = network()
     history = fit_frozen(classifier, examples, RECIPE, Run(device=CPU))
-    whole = WholeModel(Preparer(RECIPE.preparation), classifier).eval()
+    card = small_card(classes=("bar", "sheet"), preparation=RECIPE.preparation)
+    whole = WholeModel(classifier, card).eval()
     with torch.inference_mode():
         raw = torch.from_numpy(examples.source.voxels[history.rows])
-        probabilities = whole(raw).probabilities.numpy()
+        probabilities = whole(raw)["probabilities"].numpy()
     np.testing.assert_allclose(probabilities, history.probabilities, atol=1e-4)
 
 

@@ -95,12 +95,12 @@ def test_torch_and_onnx_see_the_same(depth, axis, tmp_path):
     classifier, card = load_model(tmp_path)
     assert card.preparation == settings
     export_onnx(tmp_path, tmp_path / "model.onnx")
-    torch_engine = TorchEngine(WholeModel(Preparer(settings), classifier), card, CPU)
+    torch_engine = TorchEngine(WholeModel(classifier, card), CPU)
     onnx_engine = OnnxEngine(tmp_path / "model.onnx", CPU)
     for shape in ((3, 12, 12, 12), (1, 9, 11, 10)):
         voxels = np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
         found, wanted = onnx_engine.run(voxels), torch_engine.run(voxels)
-        np.testing.assert_allclose(found.probabilities, wanted.probabilities, atol=1e-4)
+        np.testing.assert_allclose(found["probabilities"], wanted["probabilities"], atol=1e-4)
 
 
 def test_export_says_why_onnx_is_not_offered(tmp_path, monkeypatch):

@@ -92,7 +92,7 @@ def tiny(seed=0):
     with torch.device("meta"):
         network = Classifier("r3d10", len(CLASSES))
     torch.manual_seed(seed)
-    network.backbone, network.head = Tiny(), nn.Linear(Tiny.width, len(CLASSES))
+    network.backbone, network.heads["classify"] = Tiny(), nn.Linear(Tiny.width, len(CLASSES))
     return network
 
 
@@ -226,7 +226,7 @@ def test_freezing_fits_the_head_alone():
     before = {name: value.clone() for name, value in network.state_dict().items()}
     fit_frozen(network, examples(), SHORT, Run(device=CPU))
     changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
-    assert changed == {"head.weight", "head.bias"}
+    assert changed == {"heads.classify.weight", "heads.classify.bias"}
 
 
 def test_a_lone_particle_in_the_last_batch_does_not_stop_batch_norm():

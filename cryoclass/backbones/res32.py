@@ -44,6 +44,7 @@ class Res32(Backbone):
     """
 
     width = CHANNELS[-1]
+    map_channels = CHANNELS
     centre: Tensor
     sharpen: Tensor
 
@@ -57,15 +58,22 @@ class Res32(Backbone):
         self.register_buffer("sharpen", torch.eye(self.width))
         self.apply(_initialise)
 
-    def features(self, x: Tensor) -> Tensor:
-        """Turn ``(N, channels, D, H, W)`` into the last map, ``(N, width, D/16, H/16, W/16)``, rounded up."""
+    def feature_maps(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Turn ``(N, channels, D, H, W)`` into maps of a half, a 4th, an 8th and a 16th of the sides, rounded up."""
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        deepest: Tensor = self.blocks(x)
-        return deepest
+        maps = []
+        for block in self.blocks:
+            x = block(x)
+            maps.append(x)
+        return tuple(maps)
+
+    def pool(self, deepest: Tensor) -> Tensor:
+        """Turn the last map ``(N, width, d, h, w)`` into ``(N, width)``."""
+        return F.linear(deepest.mean((2, 3, 4)) - self.centre, self.sharpen)
 
     def forward(self, x: Tensor) -> Tensor:
         """Turn ``(N, channels, D, H, W)`` into ``(N, width)``."""
-        return F.linear(self.features(x).mean((2, 3, 4)) - self.centre, self.sharpen)
+        return self.pool(self.feature_maps(x)[-1])
 
 
 def _initialise(module: nn.Module) -> None:

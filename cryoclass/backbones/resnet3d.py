@@ -129,20 +129,29 @@ class ResNet3d(Backbone):
             inputs = outputs
         self.layer1, self.layer2, self.layer3, self.layer4 = layers
         self.width = inputs
+        self.map_channels = (64, *(planes * block.expansion for planes in PLANES))
         self.avgpool = nn.AdaptiveAvgPool3d(1)
         self.apply(_initialise)
 
-    def features(self, x: Tensor) -> Tensor:
-        """Turn ``(N, channels, D, H, W)`` into the last map, ``(N, width, D/16, H/32, W/32)``, rounded up."""
-        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        x = self.layer2(self.layer1(self.maxpool(x)))
-        deepest: Tensor = self.layer4(self.layer3(x))
-        return deepest
+    def feature_maps(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Turn ``(N, channels, D, H, W)`` into what the stem and each layer make of it, sides rounded up.
+
+        Depth is 1, 1/2, 1/4, 1/8 and 1/16 of ``D``, height and width are half of that.
+        """
+        stem = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        first = self.layer1(self.maxpool(stem))
+        second = self.layer2(first)
+        third = self.layer3(second)
+        return stem, first, second, third, self.layer4(third)
+
+    def pool(self, deepest: Tensor) -> Tensor:
+        """Turn the last map ``(N, width, d, h, w)`` into its mean ``(N, width)``."""
+        pooled: Tensor = self.avgpool(deepest)
+        return pooled.flatten(1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Turn ``(N, channels, D, H, W)`` into ``(N, width)``, the mean of the last map."""
-        pooled: Tensor = self.avgpool(self.features(x))
-        return pooled.flatten(1)
+        return self.pool(self.feature_maps(x)[-1])
 
 
 def detach_shortcuts(backbone: nn.Module) -> None:

@@ -34,16 +34,41 @@ class Backbone(nn.Module, ABC):
     ----------
     width
         Length of the vector.
+    map_channels
+        Channels of its feature maps, the finest first; empty where it hands out none.
     facts
         What is known of the weights that are in it: nothing, until somebody loads some that have a card.
     """
 
     width: int
+    map_channels: tuple[int, ...] = ()
     facts: WeightFacts = WeightFacts()
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """Turn ``(N, 1, D, H, W)`` into ``(N, width)``."""
+
+    def feature_maps(self, x: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG002 - for those that have some
+        """Turn ``(N, 1, D, H, W)`` into maps ``(N, C, d, h, w)`` at several scales, the finest first.
+
+        Raises
+        ------
+        UsageError
+            This network hands out none.
+        """
+        raise no_feature_maps(self)
+
+    def pool(self, deepest: Tensor) -> Tensor:
+        """Turn the deepest of the feature maps into the vector ``(N, width)``, as ``forward`` does."""
+        return deepest.mean(dim=(2, 3, 4))
+
+
+def no_feature_maps(backbone: Backbone) -> UsageError:
+    """Say that a backbone hands out no feature maps."""
+    return UsageError(
+        f"The network {type(backbone).__name__} hands out no feature maps.",
+        "Use a backbone that does, such as res32-species or r3d34-k400.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

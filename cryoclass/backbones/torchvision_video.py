@@ -61,6 +61,7 @@ class VideoResNet(Backbone):
     """R3D, MC3 and R(2+1)D: residual networks that differ in how they convolve along depth. Any input size."""
 
     width = 512
+    map_channels = (64, 128, 256, 512)
 
     def __init__(self, network: Any, channels: int) -> None:
         super().__init__()
@@ -69,10 +70,16 @@ class VideoResNet(Backbone):
         self.layer1, self.layer2 = network.layer1, network.layer2
         self.layer3, self.layer4 = network.layer3, network.layer4
 
+    def feature_maps(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Turn ``(N, channels, D, H, W)`` into what each of the four layers makes of it, sides halved from layer to layer."""
+        first = self.layer1(self.stem(x))
+        second = self.layer2(first)
+        third = self.layer3(second)
+        return first, second, third, self.layer4(third)
+
     def forward(self, x: Tensor) -> Tensor:
         """Turn ``(N, channels, D, H, W)`` into ``(N, 512)``, the mean of the last map."""
-        x = self.layer2(self.layer1(self.stem(x)))
-        return _pool(self.layer4(self.layer3(x)))
+        return self.pool(self.feature_maps(x)[-1])
 
 
 class S3d(Backbone):
@@ -92,7 +99,7 @@ class S3d(Backbone):
 
     def forward(self, x: Tensor) -> Tensor:
         """Turn ``(N, channels, D, H, W)`` into ``(N, 1024)``, the mean of the last map."""
-        return _pool(self.features(x))
+        return self.pool(self.features(x))
 
 
 class VideoSwin(Backbone):
@@ -158,10 +165,6 @@ def stretch(table: Tensor, grid: tuple[int, ...]) -> Tensor:
     channels_first = table.movedim(-1, 0)[None].float()
     stretched = F.interpolate(channels_first, size=grid, mode=mode, align_corners=False)
     return stretched[0].movedim(0, -1).to(table.dtype)
-
-
-def _pool(x: Tensor) -> Tensor:
-    return x.mean(dim=(2, 3, 4))
 
 
 # ------------------------------------------------------------------------------------------------ registry

@@ -1,4 +1,4 @@
-"""The ONNX graph of a whole model: raw voxels in, probabilities out."""
+"""The ONNX graph of a whole model: raw voxels in, named outputs out."""
 
 import contextlib
 import copy
@@ -10,12 +10,12 @@ from typing import Any, Literal
 import onnx
 import torch
 
-from cryoclass.classifier import WholeModel, WholeOutputs
+from cryoclass.card import INPUT
+from cryoclass.classifier import WholeModel
 from cryoclass.preparation import CYCLES
 
 ExportPrecision = Literal["fp32", "fp16"]
 
-INPUT = "subtomogram"
 AXES = ("N", "D", "H", "W")
 EXAMPLE = (2, 10, 12, 14)  # an axis of length 1, or two equal ones, would be taken as a rule
 DEEP = 36  # slices of the example where the network sees every slice: its deepest map must still have more than one
@@ -35,11 +35,11 @@ def build_graph(whole: WholeModel, precision: ExportPrecision) -> onnx.ModelProt
     Returns
     -------
     onnx.ModelProto
-        Input ``subtomogram`` float32 ``[N, D, H, W]``; outputs ``probabilities``, ``logits``, ``embedding``. The same
-        model gives the same bytes.
+        Input ``subtomogram`` float32 ``[N, D, H, W]``; outputs as on the card. The same model
+        gives the same bytes.
     """
     if precision == "fp16":
-        whole = WholeModel(whole.preparer, copy.deepcopy(whole.classifier).half()).eval()
+        whole = WholeModel(copy.deepcopy(whole.classifier).half(), whole.card).eval()
     graph = _trace(whole)
     _forget_sources(graph)
     onnx.checker.check_model(graph, full_check=True)
@@ -61,7 +61,7 @@ def _trace(whole: WholeModel) -> onnx.ModelProto:
             dynamo=True,
             external_data=False,  # one file that nobody can tear apart
             input_names=[INPUT],
-            output_names=list(WholeOutputs._fields),
+            output_names=list(whole.card.outputs),
             dynamic_shapes=(axes,),
             verbose=False,
         )

@@ -10,7 +10,6 @@ from cryoclass.exporting.graph import ExportPrecision, build_graph
 from cryoclass.exporting.metadata import write_metadata
 from cryoclass.exporting.parity import Parity, Voxels, check_parity
 from cryoclass.files import replacing
-from cryoclass.preparation import Preparer
 
 
 def export_onnx(
@@ -40,7 +39,7 @@ def export_onnx(
     """
     classifier, card = load_model(folder)
     _check_offered(card)
-    whole = WholeModel(Preparer(card.preparation), classifier).eval()
+    whole = WholeModel(classifier, card).eval()
     graph = build_graph(whole, precision)
     parity = check_parity(whole, graph.SerializeToString(), card, precision, boxes)
     write_metadata(graph, card, precision, parity)

@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
-from cryoclass.card import ModelCard
+from cryoclass.card import INPUT, ModelCard
 from cryoclass.classifier import Classifier, WholeModel
 from cryoclass.errors import ModelError
-from cryoclass.exporting.graph import INPUT, ExportPrecision
+from cryoclass.exporting.graph import ExportPrecision
 from cryoclass.settings import Size3
+from cryoclass.tasks import task_named
 
 Voxels = NDArray[np.float32]
 
@@ -132,7 +133,8 @@ def _batches(card: ModelCard) -> tuple[int, ...]:
 def _work(card: ModelCard) -> float:
     """Count the floating-point operations for one box."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        classifier = Classifier(card.backbone, len(card.classes)).eval()
+        tasks = [task_named(name) for name in card.tasks]
+        classifier = Classifier(card.backbone, len(card.classes), tasks).eval()
         classifier(torch.empty(1, 1, *card.preparation.seen(card.box[0])))
     return float(counter.get_total_flops())
 
@@ -144,13 +146,15 @@ def _compare(
     options.log_severity_level = 3  # errors; it warns on every computer without a GPU
     onnxruntime.set_default_logger_severity(3)
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    names, tasks = list(whole.card.outputs), whole.classifier.tasks
     differences, same = [], []
     for boxes in samples:
-        expected = _reference(whole, boxes)
+        reference = _reference(whole, boxes)
         for batch in [size for size in batches if size <= len(boxes)] or [len(boxes)]:
-            (found,) = session.run(["probabilities"], {INPUT: boxes[:batch]})
-            differences.append(float(np.abs(found - expected[:batch]).max()))
-            same.append(_same_class(found, expected[:batch], 2 * tolerance))
+            found = dict(zip(names, session.run(names, {INPUT: boxes[:batch]}), strict=True))
+            expected = {name: value[:batch] for name, value in reference.items()}
+            differences += [task.difference(found, expected) for task in tasks]
+            same += [task.same(found, expected, 2 * tolerance) for task in tasks]
     return Parity(
         max_probability_difference=max(differences, key=lambda value: (np.isnan(value), value)),
         same_class=all(same),
@@ -160,16 +164,10 @@ def _compare(
     )
 
 
-def _reference(whole: WholeModel, boxes: Voxels) -> Voxels:
+def _reference(whole: WholeModel, boxes: Voxels) -> dict[str, Voxels]:
     with torch.inference_mode():
-        chunks = [whole(chunk).probabilities for chunk in torch.from_numpy(boxes).split(CHUNK)]
-    return torch.cat(chunks).numpy()
-
-
-def _same_class(found: Voxels, expected: Voxels, tie: float) -> bool:
-    """Say whether the class that ``expected`` prefers is, within ``tie``, the best in ``found`` too."""
-    chosen = np.take_along_axis(found, expected.argmax(axis=1)[:, None], axis=1)[:, 0]
-    return bool((chosen >= found.max(axis=1) - tie).all())
+        chunks = [whole(chunk) for chunk in torch.from_numpy(boxes).split(CHUNK)]
+    return {name: torch.cat([chunk[name] for chunk in chunks]).numpy() for name in whole.card.outputs}
 
 
 def _size(boxes: Voxels) -> Size3:

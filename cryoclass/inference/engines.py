@@ -6,7 +6,7 @@ import io
 import logging
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from cryoclass.backbones.spec import Backbone
-from cryoclass.card import CARD_KEY, PARTICLES, ModelCard
+from cryoclass.card import CARD_KEY, EMBEDDING, INPUT, PARTICLES, ModelCard, check_said
 from cryoclass.classifier import WholeModel, load_model
 from cryoclass.errors import ModelError, UsageError
 from cryoclass.files import digest
@@ -25,6 +25,7 @@ from cryoclass.settings import Precision, Preparation
 from cryoclass.sources import Source
 
 Voxels = NDArray[np.float32]
+Arrays = dict[str, Voxels]  # by name, float32, as on the card
 
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
@@ -47,14 +48,6 @@ ORT_ERRORS = (
 _log = logging.getLogger(__name__)
 
 
-class Predicted(NamedTuple):
-    """What an engine says of N boxes, float32: ``probabilities`` and ``logits`` (N, K), ``embedding`` (N, E)."""
-
-    probabilities: Voxels
-    logits: Voxels
-    embedding: Voxels
-
-
 class Engine(Protocol):
     """Turns raw voxels into predictions.
 
@@ -69,8 +62,14 @@ class Engine(Protocol):
     card: ModelCard
     description: str
 
-    def run(self, voxels: Voxels) -> Predicted:
-        """Predict ``(N, D, H, W)`` raw float32 voxels; raises ModelError where they do not fit into memory."""
+    def run(self, voxels: Voxels) -> Arrays:
+        """Return the named outputs of ``(N, D, H, W)`` raw float32 voxels, float32, as the card lists them.
+
+        Raises
+        ------
+        ModelError
+            The voxels do not fit into memory, or the outputs do not fit the card.
+        """
         ...
 
     def identity(self) -> str:
@@ -85,8 +84,6 @@ class TorchEngine:
     ----------
     whole
         The model; moved to ``device``.
-    card
-        Its card.
     device
         From :func:`cryoclass.machine.choose_device`.
     precision
@@ -94,17 +91,15 @@ class TorchEngine:
         a GPU that has it, else float32.
     """
 
-    def __init__(
-        self, whole: WholeModel, card: ModelCard, device: torch.device, precision: Precision = "auto"
-    ) -> None:
-        self.card = card
+    def __init__(self, whole: WholeModel, device: torch.device, precision: Precision = "auto") -> None:
+        self.card = whole.card
         self.device = device
         self.precision = number_type(device, precision)
         self.whole = whole.to(device).eval()
         self.description = f"torch {torch.__version__} on {device}, {self.precision}"
 
-    def run(self, voxels: Voxels) -> Predicted:
-        """Predict ``(N, D, H, W)`` raw float32 voxels.
+    def run(self, voxels: Voxels) -> Arrays:
+        """Return the named outputs of ``(N, D, H, W)`` raw float32 voxels.
 
         Raises
         ------
@@ -115,9 +110,10 @@ class TorchEngine:
             with torch.inference_mode(), computing_in(self.device, self.precision):
                 raw = torch.from_numpy(np.require(voxels, np.float32, "W"))  # a memory map may be read-only
                 outputs = self.whole(raw.to(self.device))
-                return Predicted(*(value.float().cpu().numpy() for value in outputs))
+                said = {name: value.float().cpu().numpy() for name, value in outputs.items()}
         except torch.OutOfMemoryError as error:
             raise _out_of_memory(voxels, str(self.device)) from error
+        return _checked(said, self.card, self.description)
 
     def identity(self) -> str:
         """Return a hash of the weights and of what they are shown."""
@@ -125,7 +121,7 @@ class TorchEngine:
 
 
 class BackboneEngine:
-    """Runs a backbone without head: embeddings only, so there are no classes and K is 0.
+    """Runs a backbone without head: the embedding is its only output, and there are no classes.
 
     Parameters
     ----------
@@ -149,7 +145,7 @@ class BackboneEngine:
             box=(source.box,) * 3,
             contrast="unknown",
             preparation=preparation,
-            outputs={"embedding": (PARTICLES, backbone.width)},
+            outputs={EMBEDDING: (PARTICLES, backbone.width)},
             tasks=(),
             natural_units=backbone.facts.natural_units,
             learnt_from=backbone.facts.learnt_from,
@@ -159,15 +155,14 @@ class BackboneEngine:
         self.network = torch.nn.Sequential(Preparer(preparation), backbone).to(device).eval()
         self.description = f"torch {torch.__version__} on {device}, {self.precision}"
 
-    def run(self, voxels: Voxels) -> Predicted:
+    def run(self, voxels: Voxels) -> Arrays:
         """Embed ``(N, D, H, W)`` raw float32 voxels; errors as :meth:`TorchEngine.run`."""
-        nothing = np.zeros((len(voxels), 0), np.float32)
         try:
             with torch.inference_mode(), computing_in(self.device, self.precision):
                 embedding = self.network(torch.from_numpy(voxels).to(self.device))
         except torch.OutOfMemoryError as error:
             raise _out_of_memory(voxels, str(self.device)) from error
-        return Predicted(nothing, nothing, embedding.float().cpu().numpy())
+        return _checked({EMBEDDING: embedding.float().cpu().numpy()}, self.card, self.description)
 
     def identity(self) -> str:
         """Return a hash of the weights and of what they are shown."""
@@ -214,18 +209,20 @@ class OnnxEngine:
         place = f"cpu ({reason})" if lost else "cuda" if cuda else "cpu"
         self.description = f"onnxruntime {onnxruntime.__version__} on {place}"
 
-    def run(self, voxels: Voxels) -> Predicted:
-        """Predict ``(N, D, H, W)`` raw float32 voxels.
+    def run(self, voxels: Voxels) -> Arrays:
+        """Return the named outputs of ``(N, D, H, W)`` raw float32 voxels.
 
         Raises
         ------
         ModelError
             onnxruntime gives up; most often for lack of memory.
         """
+        names = list(self.card.outputs)
         try:
-            return Predicted(*self.session.run(list(Predicted._fields), {"subtomogram": voxels}))
+            said = dict(zip(names, self.session.run(names, {INPUT: voxels}), strict=True))
         except ORT_ERRORS as error:
             raise _out_of_memory(voxels, f"onnxruntime ({_first_line(error)})") from error
+        return _checked(said, self.card, str(self.path))
 
     def identity(self) -> str:
         """Return a hash of the file."""
@@ -253,7 +250,12 @@ def load_engine(model: Path | None, onnx: Path | None, device: str, precision: P
         )
     place = choose_device(device)
     classifier, card = load_model(model)
-    return TorchEngine(WholeModel(Preparer(card.preparation), classifier), card, place, precision)
+    return TorchEngine(WholeModel(classifier, card), place, precision)
+
+
+def _checked(said: Arrays, card: ModelCard, where: str) -> Arrays:
+    check_said({name: value.shape for name, value in said.items()}, card, where)
+    return said
 
 
 def _out_of_memory(voxels: Voxels, place: str) -> ModelError:
@@ -315,12 +317,7 @@ def _card(session: Any, path: Path) -> ModelCard:
             "Use a file written by cryoclass export.",
         )
     card = ModelCard.from_json(text, f"the model card in {path}")
-    outputs = {output.name: output.shape for output in session.get_outputs()}
-    if set(outputs) != set(Predicted._fields) or outputs["logits"][1] != len(card.classes):
-        raise ModelError(
-            f"{path} does not fit its own model card: {len(card.classes)} classes, outputs {outputs}.",
-            "Run cryoclass export again.",
-        )
+    check_said({output.name: tuple(output.shape) for output in session.get_outputs()}, card, str(path))
     return card
 
 

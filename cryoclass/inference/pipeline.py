@@ -72,7 +72,7 @@ def compute(engine: Engine, source: Source, outputs: Outputs, flow: Flow = Flow(
     for batch in stream:
         outputs.refuse(batch.unreadable)
         if len(batch.rows):
-            said = engine.run(batch.voxels)._asdict()
+            said = engine.run(batch.voxels)
             outputs.fill(batch.rows, {name: value for name, value in said.items() if name not in PURE})
     outputs.flush()
     if not len(outputs.done):

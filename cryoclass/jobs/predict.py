@@ -184,21 +184,20 @@ def _write(request: PredictRequest, said: _Said, boxes: "Boxes", origin: "Origin
     from cryoclass.jobs.pages import write_prediction_page
     from cryoclass.results import (
         left_out,
-        prediction_columns,
         remove_earlier,
-        write_classes,
         write_metrics,
         write_optimisation_sets,
         write_skipped,
         write_split,
     )
+    from cryoclass.tasks import CLASSIFY
 
     outdir, table, classes = request.outdir, said.table, said.card.classes
     star, page = outdir / "particles.star", outdir / "report.html"
-    result = table.with_columns(prediction_columns(said.decisions, classes))
+    result = table.with_columns(CLASSIFY.columns(said.decisions, classes))
     remove_earlier(outdir)
     write_skipped(outdir / "skipped.csv", table, left_out(table, said.outputs))
-    write_classes(outdir / "classes.star", said.decisions.classes, classes)
+    CLASSIFY.write_files(outdir, said.decisions, classes)
     parts = write_split(outdir, result, said.decisions, classes) if request.split_classes else []
     sets = write_optimisation_sets(table, request.boxes.tomograms, [star, *parts])
     scores = _score(said)
@@ -220,10 +219,11 @@ def _write(request: PredictRequest, said: _Said, boxes: "Boxes", origin: "Origin
 
 def _score(said: _Said) -> "Metrics | None":
     """Hold the probabilities against the labels of the table, where it has some."""
-    from cryoclass.metrics import evaluate
+    from cryoclass.tasks import CLASSIFY
 
     done = said.decisions.done
     known = done[said.labels[done] >= 0]
     if not len(known):
         return None
-    return evaluate(said.decisions.probabilities[known], said.labels[known], said.card.classes)
+    probabilities = said.decisions.probabilities[known]
+    return CLASSIFY.score({"probabilities": probabilities}, said.labels[known], said.card.classes)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from cryoclass.backbones.spec import Backbone
-from cryoclass.card import PARTICLES, BackboneCard, current_versions
+from cryoclass.card import EMBEDDING, PARTICLES, BackboneCard, current_versions
 from cryoclass.pretraining import retrieval
 from cryoclass.pretraining.loop import Pretrained
 from cryoclass.settings import Invention, Preparation, Pretraining
@@ -41,7 +41,7 @@ def make_card(
         preparation=preparation,
         natural_units=backbone.facts.natural_units,
         learnt_from=backbone.facts.learnt_from,
-        outputs={"embedding": (PARTICLES, backbone.width)},
+        outputs={EMBEDDING: (PARTICLES, backbone.width)},
         versions=current_versions(),
         threads=torch.get_num_threads(),
         boxes=result.periods[-1].boxes,

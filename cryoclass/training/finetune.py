@@ -12,9 +12,10 @@ from cryoclass.card import ModelCard, WeightFacts, current_versions
 from cryoclass.classifier import Classifier, load_card, start_classifier
 from cryoclass.errors import UsageError
 from cryoclass.labels import Labelled
-from cryoclass.metrics import Metrics, evaluate
+from cryoclass.metrics import Metrics
 from cryoclass.settings import Recipe, Start, Training
 from cryoclass.sources import Boxes
+from cryoclass.tasks import CLASSIFY
 from cryoclass.training.frozen import fit_frozen
 from cryoclass.training.history import HeadRecord, History
 from cryoclass.training.loop import LabelledBoxes, Run, fit
@@ -124,6 +125,8 @@ def finetune(
         training=_training_facts(labelled, assignment, recipe, start, run, history),
         metrics={part: _headline(scores) for part, scores in metrics.items()},
         versions=current_versions(),
+        outputs=classifier.outputs,
+        tasks=tuple(classifier.heads),
         natural_units=classifier.backbone.facts.natural_units,
         learnt_from=classifier.backbone.facts.learnt_from,
     )
@@ -169,8 +172,8 @@ def _init(start: Start) -> Init | Path:
 def _score(history: History, labelled: Labelled, assignment: Assignment) -> dict[str, Metrics]:
     parts = assignment.parts[history.rows]
     return {
-        part: evaluate(
-            history.probabilities[parts == part],
+        part: CLASSIFY.score(
+            {"probabilities": history.probabilities[parts == part]},
             labelled.labels[history.rows[parts == part]],
             labelled.classes,
         )

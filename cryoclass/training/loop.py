@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -19,11 +18,11 @@ from cryoclass.classifier import Classifier
 from cryoclass.embedding import Vectors, fit_space
 from cryoclass.errors import CryoclassError, ParticleError
 from cryoclass.machine import computing_in
-from cryoclass.metrics import evaluate
 from cryoclass.preparation import Preparer
 from cryoclass.progress import Track, silent
 from cryoclass.settings import Recipe
 from cryoclass.sources import Source
+from cryoclass.tasks import CLASSIFY
 from cryoclass.training.augmentation import draw, resample
 from cryoclass.training.boxes import KeptBoxes, read_boxes
 from cryoclass.training.checkpoint import load_checkpoint, save_checkpoint
@@ -121,7 +120,7 @@ class _Progress:
     best: Weights = field(default_factory=dict)
 
     @property
-    def best_rank(self) -> tuple[float, float]:
+    def best_rank(self) -> tuple[float, ...]:
         return max(map(rank, self.records), default=(0.0, -math.inf))
 
 
@@ -149,7 +148,7 @@ def fit(classifier: Classifier, examples: LabelledBoxes, recipe: Recipe, run: Ru
         classifier=classifier,
         preparer=Preparer(recipe.preparation).to(run.device),
         boxes=boxes,
-        targets=torch.from_numpy(examples.labels[boxes.rows].astype(np.int64)).to(run.device),
+        targets=CLASSIFY.target(examples.labels[boxes.rows]).to(run.device),
         labels=examples.labels,
         classes=examples.classes,
         recipe=recipe,
@@ -205,7 +204,7 @@ def _keep(bench: _Bench, progress: _Progress, val: NDArray[np.int64], done: _Epo
     probabilities = _predict(bench, val)
     _check_finite(done.loss, probabilities, done.epoch, done.rate)
     rows = bench.boxes.rows[val]
-    metrics = evaluate(probabilities, bench.labels[rows], bench.classes)
+    metrics = CLASSIFY.score({"probabilities": probabilities}, bench.labels[rows], bench.classes)
     record = EpochRecord(
         epoch=done.epoch,
         lr=done.rate,
@@ -263,7 +262,7 @@ def _train(bench: _Bench, optimizer: torch.optim.Optimizer, train: NDArray[np.in
             x = resample(bench.preparer.grey(x), drawn, recipe.preparation)  # (b, 1, d, h, w)
             logits = _logits(bench, x)  # (b, K)
             target = bench.targets[places.to(run.device)]
-            loss = F.cross_entropy(logits.float(), target, label_smoothing=recipe.label_smoothing)
+            loss = CLASSIFY.loss({"logits": logits}, target, recipe)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -287,7 +286,7 @@ def _predict(bench: _Bench, places: NDArray[np.int64]) -> NDArray[np.float32]:
 def _logits(bench: _Bench, x: Tensor) -> Tensor:
     """Return the logits (b, K) of prepared boxes."""
     with computing_in(bench.run.device):
-        logits: Tensor = bench.classifier(x).logits
+        logits: Tensor = bench.classifier(x)["logits"]
     return logits
 
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from cryoclass.files import write_text
 from cryoclass.labels import Labelled
-from cryoclass.results import decide_all, prediction_columns
+from cryoclass.results import decide_all
 from cryoclass.star.tables import write_tables
+from cryoclass.tasks import CLASSIFY
 from cryoclass.training.finetune import FineTuned
 
 
@@ -32,7 +33,7 @@ def write_predictions(path: Path, tuned: FineTuned, labelled: Labelled) -> None:
     differ, a table that names file and line of each.
     """
     rows, probabilities = tuned.history.rows, tuned.history.probabilities
-    columns = prediction_columns(decide_all(probabilities), labelled.classes)
+    columns = CLASSIFY.columns(decide_all(probabilities), labelled.classes)
     columns["cryoclassLabel"] = [labelled.classes[number] for number in labelled.labels[rows]]
     columns["cryoclassSplit"] = tuned.assignment.parts[rows].tolist()
     if len(labelled.tables) == 1:
