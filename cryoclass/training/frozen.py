@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from cryoclass.classifier import Classifier
 from cryoclass.embedding import Vectors, fit_space
-from cryoclass.metrics import evaluate
 from cryoclass.settings import Recipe
+from cryoclass.tasks import CLASSIFY
 from cryoclass.training.head import FREEDOM, Head, fit_head
 from cryoclass.training.history import HeadRecord, History, rank
 from cryoclass.training.loop import LabelledBoxes, Run, embed_boxes, read_labelled, to_device
@@ -58,7 +58,7 @@ def fit_frozen(classifier: Classifier, examples: LabelledBoxes, recipe: Recipe, 
         records=tuple(record for record, _ in tried),
         skipped=boxes.skipped,
         rows=boxes.rows[held_out],
-        probabilities=best.probabilities(seen.features[held_out]),
+        said={"probabilities": best.probabilities(seen.features[held_out])},
     )
 
 
@@ -79,7 +79,7 @@ class _Seen:
 def _try_freedoms(seen: _Seen, freedoms: Sequence[float], run: Run) -> list[tuple[HeadRecord, Head]]:
     """Fit and score a head with each freedom; of equals, the simpler one stays the best."""
     tried: list[tuple[HeadRecord, Head]] = []
-    highest = (-np.inf, -np.inf)
+    highest: tuple[float, ...] = (-np.inf, -np.inf)
     for freedom in freedoms:
         record, head = _try(seen, freedom)
         record = replace(record, best=rank(record) > highest)
@@ -93,7 +93,8 @@ def _try(seen: _Seen, freedom: float) -> tuple[HeadRecord, Head]:
     started = time.perf_counter()
     train, val = seen.of("train"), seen.of("val")
     head = fit_head(*train, freedom)
-    metrics = evaluate(head.probabilities(val[0]), val[1], seen.classes)
+    said = {"probabilities": head.probabilities(val[0])}
+    metrics = CLASSIFY.score(said, val[1], seen.classes)
     record = HeadRecord(
         freedom=freedom,
         train_loss=head.loss(*train),

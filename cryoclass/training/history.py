@@ -1,11 +1,13 @@
 """What a training did, line by line: epochs of a whole network, or freedoms of a head that was fitted alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cryoclass.tasks import CLASSIFY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +64,10 @@ Record = EpochRecord | HeadRecord
 Hear = Callable[[Record], None]
 
 
-def rank(record: Record) -> tuple[float, float]:
-    """Order records: by validation AUC (accuracy where there is none), then by lower validation loss."""
-    return (record.val_accuracy if record.val_auc is None else record.val_auc, -record.val_loss)
+def rank(record: Record) -> tuple[float, ...]:
+    """Order records as the task of telling classes does, by their validation scores."""
+    scores = {"accuracy": record.val_accuracy, "loss": record.val_loss}
+    return CLASSIFY.rank(scores if record.val_auc is None else {**scores, "auc": record.val_auc})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,14 +80,19 @@ class History:
         One per epoch, or per freedom that was tried.
     skipped
         Why a row could not be read, for each such row.
-    rows, probabilities
-        Validation and test rows (m,) in rising order, and what the best weights say of them, (m, K).
+    rows, said
+        Validation and test rows (m,) in rising order, and what the best weights say of them: named outputs (m, ...).
     """
 
     records: tuple[Record, ...]
     skipped: dict[int, str]
     rows: NDArray[np.int64]
-    probabilities: NDArray[np.float32]
+    said: Mapping[str, NDArray[np.float32]]
+
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        """What the best weights say of the classes of those rows (m, K)."""
+        return self.said["probabilities"]
 
     @property
     def best(self) -> Record:

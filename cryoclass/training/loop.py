@@ -22,7 +22,7 @@ from cryoclass.preparation import Preparer
 from cryoclass.progress import Track, silent
 from cryoclass.settings import Recipe
 from cryoclass.sources import Source
-from cryoclass.tasks import CLASSIFY
+from cryoclass.tasks import CLASSIFY, Said, Task
 from cryoclass.training.augmentation import draw, resample
 from cryoclass.training.boxes import KeptBoxes, read_boxes
 from cryoclass.training.checkpoint import load_checkpoint, save_checkpoint
@@ -100,16 +100,21 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class _Bench:
-    """What every step of the work needs; ``targets`` (n,) belong to the particles of ``boxes``, ``labels`` to all rows."""
+    """What every step of the work needs; ``targets`` (n, ...) of each task belong to the particles of ``boxes``, ``labels`` to all rows."""
 
     classifier: Classifier
     preparer: Preparer
     boxes: KeptBoxes
-    targets: Tensor
+    targets: Mapping[str, Tensor]
     labels: NDArray[np.integer]
     classes: tuple[str, ...]
     recipe: Recipe
     run: Run
+
+    @property
+    def first(self) -> Task:
+        """The task whose scores order the epochs."""
+        return self.classifier.tasks[0]
 
 
 @dataclass(kw_only=True)
@@ -148,7 +153,9 @@ def fit(classifier: Classifier, examples: LabelledBoxes, recipe: Recipe, run: Ru
         classifier=classifier,
         preparer=Preparer(recipe.preparation).to(run.device),
         boxes=boxes,
-        targets=CLASSIFY.target(examples.labels[boxes.rows]).to(run.device),
+        targets={
+            task.name: task.target(examples.labels[boxes.rows]).to(run.device) for task in classifier.tasks
+        },
         labels=examples.labels,
         classes=examples.classes,
         recipe=recipe,
@@ -201,10 +208,9 @@ class _Epoch(NamedTuple):
 
 def _keep(bench: _Bench, progress: _Progress, val: NDArray[np.int64], done: _Epoch) -> None:
     """Score an epoch on the validation particles, write it down, and keep its weights where they are the best so far."""
-    probabilities = _predict(bench, val)
-    _check_finite(done.loss, probabilities, done.epoch, done.rate)
-    rows = bench.boxes.rows[val]
-    metrics = CLASSIFY.score({"probabilities": probabilities}, bench.labels[rows], bench.classes)
+    said = _predict(bench, val)
+    _check_finite(said, done)
+    metrics = bench.first.score(said, bench.labels[bench.boxes.rows[val]], bench.classes)
     record = EpochRecord(
         epoch=done.epoch,
         lr=done.rate,
@@ -236,7 +242,7 @@ def _start_head(bench: _Bench, train: NDArray[np.int64]) -> _Epoch:
     classifier = bench.classifier
     embedding = embed_boxes(classifier, bench.boxes, bench.recipe, bench.run)[train]
     space = fit_space(embedding, natural_units=classifier.backbone.facts.natural_units)
-    features, targets = space.place(embedding), bench.targets.cpu().numpy()[train]
+    features, targets = space.place(embedding), bench.targets[CLASSIFY.name].cpu().numpy()[train]
     head = fit_head(features, targets)
     head.write_to(classifier.head, space)
     return _Epoch(0, head.loss(features, targets), 0.0, started)
@@ -260,9 +266,7 @@ def _train(bench: _Bench, optimizer: torch.optim.Optimizer, train: NDArray[np.in
             x = raw.to(run.device, non_blocking=True)
             drawn = draw(len(places), recipe.augmentation, generator)
             x = resample(bench.preparer.grey(x), drawn, recipe.preparation)  # (b, 1, d, h, w)
-            logits = _logits(bench, x)  # (b, K)
-            target = bench.targets[places.to(run.device)]
-            loss = CLASSIFY.loss({"logits": logits}, target, recipe)
+            loss = _loss(bench, _say(bench, x), places.to(run.device))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -270,24 +274,31 @@ def _train(bench: _Bench, optimizer: torch.optim.Optimizer, train: NDArray[np.in
     return _Epoch(epoch + 1, float(total) / len(train), rate, started)
 
 
+def _say(bench: _Bench, x: Tensor) -> Said:
+    """Return what the heads say of prepared boxes (b, 1, d, h, w), as it is learnt from."""
+    with computing_in(bench.run.device):
+        said: Said = bench.classifier(x)
+    return said
+
+
+def _loss(bench: _Bench, said: Said, places: Tensor) -> Tensor:
+    """Return the loss of all tasks together, for the particles at ``places`` (b,) of the boxes."""
+    tasks = bench.classifier.tasks
+    losses = [task.loss(said, bench.targets[task.name][places], bench.recipe) for task in tasks]
+    return torch.stack(losses).sum()
+
+
 @torch.no_grad()
-def _predict(bench: _Bench, places: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return the probabilities (m, K) of the particles at ``places`` (m,) of the boxes."""
+def _predict(bench: _Bench, places: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
+    """Return the named outputs (m, ...) of the particles at ``places`` (m,) of the boxes."""
     bench.classifier.eval()
     batches = torch.from_numpy(places).split(bench.recipe.batch_size)
-    chunks = []
+    chunks: list[Said] = []
     for _, raw in bench.boxes.stream(batches):
         with memory_explained():
-            logits = _logits(bench, bench.preparer(raw.to(bench.run.device, non_blocking=True)))
-        chunks.append(logits.float().softmax(1).cpu())
-    return torch.cat(chunks).numpy()
-
-
-def _logits(bench: _Bench, x: Tensor) -> Tensor:
-    """Return the logits (b, K) of prepared boxes."""
-    with computing_in(bench.run.device):
-        logits: Tensor = bench.classifier(x)["logits"]
-    return logits
+            said = _say(bench, bench.preparer(raw.to(bench.run.device, non_blocking=True)))
+            chunks.append({name: value.cpu() for name, value in bench.classifier.finish(said).items()})
+    return {name: torch.cat([chunk[name] for chunk in chunks]).numpy() for name in chunks[0]}
 
 
 @torch.no_grad()
@@ -310,7 +321,7 @@ def _history(bench: _Bench, progress: _Progress, held_out: NDArray[np.int64]) ->
         records=tuple(progress.records),
         skipped=bench.boxes.skipped,
         rows=bench.boxes.rows[held_out],
-        probabilities=_predict(bench, held_out),
+        said=_predict(bench, held_out),
     )
 
 
@@ -353,11 +364,11 @@ def memory_explained(batch_option: str = "--batch-size") -> Iterator[None]:
         ) from error
 
 
-def _check_finite(loss: float, probabilities: NDArray[np.float32], epoch: int, rate: float) -> None:
-    if not (np.isfinite(loss) and np.isfinite(probabilities).all()):
+def _check_finite(said: Mapping[str, NDArray[np.float32]], done: _Epoch) -> None:
+    if not (np.isfinite(done.loss) and all(np.isfinite(value).all() for value in said.values())):
         raise CryoclassError(
-            f"Training failed in epoch {epoch}: the loss or a probability is no longer a number "
-            f"(the learning rate was {rate:g}).",
+            f"Training failed in epoch {done.epoch}: the loss or an output is no longer a number "
+            f"(the learning rate was {done.rate:g}).",
             "Use a lower --lr.",
         )
 
