@@ -50,7 +50,7 @@ class Extracted:
     angpix: float
 
 
-def extract(source: TomogramSource, outdir: Path, workers: int = 1, track: Track = silent) -> Extracted:
+def cut_all(source: TomogramSource, outdir: Path, workers: int = 1, track: Track = silent) -> Extracted:
     """Cut every particle and write it.
 
     A particle that cannot be cut is listed in ``skipped.csv`` with its reason; the rest goes on.

@@ -4,14 +4,16 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
 from cryoclass.files import write_text
+from cryoclass.labels import Labelled
 from cryoclass.metrics import Metrics
 from cryoclass.outputs import Outputs, Status
 from cryoclass.particles import Particles
@@ -123,6 +125,45 @@ def prediction_columns(decisions: Decisions, classes: Sequence[str]) -> dict[str
 
 def _one_word(name: str) -> str:
     return "_".join(name.split())  # Warp splits a row at every blank
+
+
+def write_history(path: Path, records: Sequence[Any]) -> None:
+    """Write the dataclasses of a history, one line each, as CSV."""
+    out = io.StringIO()
+    table = csv.DictWriter(out, fieldnames=list(asdict(records[0])), lineterminator="\n")
+    table.writeheader()
+    table.writerows(asdict(record) for record in records)
+    write_text(path, out.getvalue())
+
+
+def write_held_out(
+    path: Path, labelled: Labelled, rows: NDArray[np.int64], columns: Mapping[str, Sequence[str]]
+) -> None:
+    """Write the particles that a training was scored on, with what is said of them.
+
+    From one STAR file, they are its own rows with all that stood in them; from one file per class, whose columns may
+    differ, a table that names file and line of each.
+
+    Parameters
+    ----------
+    path
+        The new STAR file.
+    labelled
+        All labelled particles.
+    rows
+        Those that are written.
+    columns
+        What is said of them, in the order of ``rows``.
+    """
+    columns = {**columns, "cryoclassLabel": [labelled.classes[number] for number in labelled.labels[rows]]}
+    if len(labelled.tables) == 1:
+        labelled.tables[0].select(rows.tolist()).with_columns(columns).write(path)
+        return
+    starts = np.cumsum([0, *(len(table) for table in labelled.tables)])
+    which = np.searchsorted(starts, rows, side="right") - 1
+    lines = [labelled.tables[w].line(row - starts[w]) for w, row in zip(which, rows, strict=True)]
+    origin = {"cryoclassFile": [str(labelled.tables[w].path) for w in which], "cryoclassLine": lines}
+    write_tables(path, {"particles": {**origin, **columns}})
 
 
 def write_metrics(path: Path, metrics: Mapping[str, Metrics]) -> None:

@@ -184,7 +184,7 @@ def test_failure_is_told(cryoclass, extracted, monkeypatch, tmp_path, label, sta
 
 def test_a_defect_is_told_as_failure(extracted, monkeypatch, tmp_path):
     monkeypatch.chdir(extracted.root)
-    monkeypatch.setattr("cryoclass.extraction.extract", lambda *_: 1 / 0)
+    monkeypatch.setattr("cryoclass.extraction.cut_all", lambda *_: 1 / 0)
     call = ["extract", "--o", str(tmp_path), "--in_coords", "Simulated/coordinates.star", "--box", "16"]
     with pytest.raises(ZeroDivisionError):
         main([*call, "--tomograms", "Simulated/tomograms"])

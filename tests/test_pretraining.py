@@ -21,7 +21,7 @@ from cryoclass.preparation import Preparer
 from cryoclass.pretraining import loop, retrieval
 from cryoclass.pretraining import sharpen as sharpening
 from cryoclass.pretraining.batches import snr_at
-from cryoclass.pretraining.loop import PretrainingRun, learning_rate, period_of, pretrain
+from cryoclass.pretraining.loop import PretrainingRun, learning_rate, period_of, teach_shape
 from cryoclass.pretraining.objective import Tasks, contrastive_loss
 from cryoclass.pretraining.own import altered, reversed_about_centre
 from cryoclass.settings import Invention, NetworkInput, Preparation, Pretraining
@@ -319,7 +319,7 @@ def test_the_losses_fall(monkeypatch):
     settings = Pretraining(steps=40, species=16, views=2, contrast=0.1)
     easy = Invention(pixel_range=(8, 8), first_snr=(20, 20), snr=(20, 20), neighbours=0, membrane_chance=0)
     torch.manual_seed(0)
-    records = pretrain(
+    records = teach_shape(
         load_backbone("res32"), small("res32"), settings, easy, PretrainingRun(device=CPU)
     ).periods
     assert [record.step for record in records] == list(range(1, 41))
@@ -337,7 +337,7 @@ def test_a_gpu_with_too_little_memory_is_told_which_option_to_lower(monkeypatch)
     monkeypatch.setattr(loop, "draw_batch", too_much)  # no GPU here that would run out of it
     settings = Pretraining(steps=2, species=4)
     with pytest.raises(CryoclassError, match="too little memory") as raised:
-        pretrain(load_backbone("res32"), small("res32"), settings, Invention(), PretrainingRun(device=CPU))
+        teach_shape(load_backbone("res32"), small("res32"), settings, Invention(), PretrainingRun(device=CPU))
     assert "--batch-species" in raised.value.hint
 
 
@@ -508,7 +508,7 @@ def test_a_loss_that_explodes_is_an_error_and_never_a_checkpoint(tmp_path):
     settings = Pretraining(steps=2, species=4)
     run = PretrainingRun(device=CPU, folder=tmp_path)
     with pytest.raises(CryoclassError, match=r"before step 1.*no longer a number") as raised:
-        pretrain(backbone, small("res32"), settings, Invention(), run)
+        teach_shape(backbone, small("res32"), settings, Invention(), run)
     assert "--lr" in raised.value.hint
     assert not list(tmp_path.iterdir())
 

@@ -59,7 +59,7 @@ def extract(request: ExtractRequest, listener: Listener = TO_LOG) -> ExtractResu
         Something that the user can mend; the message says what, and the way out.
     """
     claim(request.outdir, "particles.star", overwrite=request.overwrite)
-    from cryoclass.extraction import extract as extract_all
+    from cryoclass.extraction import cut_all
     from cryoclass.particles import read_particles
     from cryoclass.results import write_optimisation_sets
 
@@ -69,7 +69,7 @@ def extract(request: ExtractRequest, listener: Listener = TO_LOG) -> ExtractResu
     if tomograms is None and table.optimisation_set is not None:
         tomograms = table.optimisation_set.path
     source, found = _open(table, request, tomograms, listener)
-    extracted = extract_all(source, request.outdir, request.num_workers or cores(), listener.track)
+    extracted = cut_all(source, request.outdir, request.num_workers or cores(), listener.track)
     page = request.outdir / "extract.html"
     _write_page(page, source, extracted)
     write_optimisation_sets(table, tomograms, [extracted.star])

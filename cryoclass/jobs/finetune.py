@@ -1,6 +1,6 @@
 """From labelled particles to a model folder."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,8 +104,8 @@ def finetune(request: FinetuneRequest, listener: Listener = TO_LOG) -> FinetuneR
     """
     claim_run(request.outdir, "model.json", resume=request.resume, overwrite=request.overwrite)
     from cryoclass.labels import read_labelled
-    from cryoclass.training.finetune import choose_recipe
-    from cryoclass.training.finetune import finetune as train
+    from cryoclass.training.finetune import choose_recipe, train
+    from cryoclass.training.loop import LabelledBoxes
     from cryoclass.training.splits import assign_parts
 
     workers = use_cores(request.num_workers)
@@ -118,7 +118,11 @@ def finetune(request: FinetuneRequest, listener: Listener = TO_LOG) -> FinetuneR
     boxes = _open(labelled, request, workers, listener)
     _warn_of_domain(boxes, recipe, request.start, listener)
     listener.tell(_plan(labelled, assignment))
-    tuned = train(labelled, boxes, assignment, recipe, request.start, run)
+    examples = LabelledBoxes(
+        source=boxes.source, labels=labelled.labels, parts=assignment.parts, classes=labelled.classes
+    )
+    tuned = train(examples, boxes.sample.contrast, recipe, request.start, run)
+    tuned = _with_origin(tuned, labelled, assignment)
     page = request.outdir / "report.html"
     _write(request.outdir, page, tuned, labelled, boxes)
     return FinetuneResult(model=request.outdir, tuned=tuned, table=labelled.tables[0].path, page=page)
@@ -178,15 +182,30 @@ def _plan(labelled: "Labelled", assignment: "Assignment") -> Plan:
     return Plan(split=f"{assignment.mode}s kept apart, because {assignment.reason}", counts=counts)
 
 
+def _with_origin(tuned: "FineTuned", labelled: "Labelled", assignment: "Assignment") -> "FineTuned":
+    """Let the card say which tables were learnt from, and what was kept apart."""
+    facts = {"particles": [str(table.path) for table in labelled.tables], "split": assignment.mode}
+    return replace(tuned, card=tuned.card.replace(training={**facts, **tuned.card.training}))
+
+
+def _held_out_columns(tuned: "FineTuned") -> dict[str, list[str]]:
+    """Return what is said of the particles that the training was scored on: what the model says, and their part."""
+    from cryoclass.results import decide_all
+    from cryoclass.tasks import CLASSIFY
+
+    history = tuned.history
+    columns = CLASSIFY.columns(decide_all(history.probabilities), tuned.card.classes)
+    return columns | {"cryoclassSplit": tuned.parts[history.rows].tolist()}
+
+
 def _write(outdir: Path, page: Path, tuned: "FineTuned", labelled: "Labelled", boxes: "Boxes") -> None:
     """Write everything; the model folder's card comes last and says that the run is finished."""
     from cryoclass.classifier import save_model
     from cryoclass.jobs.pages import write_training_page
-    from cryoclass.results import write_metrics
-    from cryoclass.training.outputs import write_history, write_predictions
+    from cryoclass.results import write_held_out, write_history, write_metrics
 
     write_history(outdir / "history.csv", tuned.history.records)
     write_metrics(outdir / "metrics.json", tuned.metrics)
-    write_predictions(outdir / "predictions.star", tuned, labelled)
+    write_held_out(outdir / "predictions.star", labelled, tuned.history.rows, _held_out_columns(tuned))
     write_training_page(page, tuned, labelled, boxes)
     save_model(outdir, tuned.classifier, tuned.card)

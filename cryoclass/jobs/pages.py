@@ -20,7 +20,7 @@ from cryoclass.training.splits import PARTS
 def write_training_page(path: Path, tuned: FineTuned, labelled: Labelled, boxes: Boxes) -> None:
     """Write ``report.html`` of a fine-tuning."""
     part, history = tuned.scored_part, tuned.history
-    rows = history.rows[tuned.assignment.parts[history.rows] == part]
+    rows = history.rows[tuned.parts[history.rows] == part]
     chosen = np.isin(history.rows, rows)
     scored = Scored(
         classes=labelled.classes, probabilities=history.probabilities[chosen], labels=labelled.labels[rows]
@@ -34,10 +34,10 @@ def write_training_page(path: Path, tuned: FineTuned, labelled: Labelled, boxes:
             "macro AUC": float("nan") if scores.auc is None else scores.auc,
             "calibration error": scores.calibration_error,
         },
-        measured_on=f"{part} particles ({tuned.assignment.mode}s kept apart)",
+        measured_on=f"{part} particles ({tuned.card.training['split']}s kept apart)",
         scored=scored,
         mistakes=_examples(boxes, scored, worst_mistakes(scored), rows, labelled.tomograms),
-        counts={name: _count(labelled, tuned.assignment.parts == name) for name in PARTS},
+        counts={name: _count(labelled, tuned.parts == name) for name in PARTS},
         settings=tuned.card.training,
         versions=tuned.card.versions,
     )

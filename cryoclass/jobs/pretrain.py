@@ -96,14 +96,14 @@ def pretrain(
     _check_own(request)
     from cryoclass.card import BACKBONE_FOLDER, write_folder
     from cryoclass.pretraining.card import HISTORY, make_card
-    from cryoclass.pretraining.loop import pretrain as train
-    from cryoclass.training.outputs import write_history
+    from cryoclass.pretraining.loop import teach_shape
+    from cryoclass.results import write_history
 
     workers = use_cores(request.num_workers)
     own = _read_own(request, workers, listener)
     backbone, preparation, start = _network(request, listener)
     run = _run(request, own, start, listener)
-    result = train(backbone, preparation, request.pretraining, request.invention, run)
+    result = teach_shape(backbone, preparation, request.pretraining, request.invention, run)
     name, outdir = request.learner.backbone, request.outdir
     facts = {
         "backbone": name,
@@ -147,7 +147,7 @@ def _run(
     from cryoclass.machine import choose_device
     from cryoclass.pretraining.card import HISTORY
     from cryoclass.pretraining.loop import PretrainingRun
-    from cryoclass.training.outputs import write_history
+    from cryoclass.results import write_history
 
     place = choose_device(request.device)
     name = request.learner.backbone

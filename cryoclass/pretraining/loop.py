@@ -1,4 +1,4 @@
-"""Pre-training, read from top to bottom: :func:`pretrain` over periods, :func:`_learn` over steps."""
+"""Pre-training, read from top to bottom: :func:`teach_shape` over periods, :func:`_learn` over steps."""
 
 import math
 import time
@@ -117,7 +117,7 @@ class _Bench:
     run: PretrainingRun
 
 
-def pretrain(
+def teach_shape(
     backbone: Backbone,
     preparation: Preparation,
     settings: Pretraining,

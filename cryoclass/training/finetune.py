@@ -4,23 +4,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from cryoclass.backbones.registry import Init, facts_of_weights, spec
 from cryoclass.backbones.resnet3d import detach_shortcuts
 from cryoclass.card import ModelCard, WeightFacts, current_versions
 from cryoclass.classifier import Classifier, load_card, start_classifier
 from cryoclass.errors import UsageError
-from cryoclass.labels import Labelled
 from cryoclass.metrics import Metrics
 from cryoclass.settings import Recipe, Start, Training
-from cryoclass.sources import Boxes
 from cryoclass.tasks import CLASSIFY
 from cryoclass.training.frozen import fit_frozen
 from cryoclass.training.history import HeadRecord, History
 from cryoclass.training.loop import LabelledBoxes, Run, fit
 from cryoclass.training.recipes import recipe as named_recipe
-from cryoclass.training.splits import Assignment
+from cryoclass.training.splits import PARTS
+from cryoclass.volumes.contrast import Contrast
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +34,8 @@ class FineTuned:
         With the weights of the history's best record.
     card
         Everything that is needed to use it.
-    assignment
-        Which particle took which part.
+    parts
+        Which particle took which part (n,); empty for those that took none.
     history
         What training did, and what it says of the particles that it did not see.
     metrics
@@ -45,7 +46,7 @@ class FineTuned:
 
     classifier: Classifier
     card: ModelCard
-    assignment: Assignment
+    parts: NDArray[np.str_]
     history: History
     metrics: dict[str, Metrics]
     recipe: Recipe
@@ -68,19 +69,15 @@ def choose_recipe(start: Start, training: Training) -> Recipe:
     return recipe.replace(freeze=training.freeze, preparation=preparation)
 
 
-def finetune(
-    labelled: Labelled, boxes: Boxes, assignment: Assignment, recipe: Recipe, start: Start, run: Run
-) -> FineTuned:
+def train(examples: LabelledBoxes, contrast: Contrast, recipe: Recipe, start: Start, run: Run) -> FineTuned:
     """Train a classifier on the particles of the ``train`` part and score it on the others.
 
     Parameters
     ----------
-    labelled
-        Particles and their classes.
-    boxes
-        Their boxes, in the same order.
-    assignment
-        Their parts, from :func:`cryoclass.training.splits.assign_parts`.
+    examples
+        Boxes, their classes and their parts.
+    contrast
+        Whether their particles are bright or dark; goes onto the card.
     recipe
         From :func:`choose_recipe`.
     start
@@ -93,36 +90,23 @@ def finetune(
     CryoclassError
         As :func:`cryoclass.classifier.start_classifier` and :func:`cryoclass.training.loop.fit`.
     """
-    prepared = spec(start.backbone).prepare(
-        recipe.preparation, boxes.source.box
-    )  # the depth of the boxes is known now
+    # The depth of the boxes is known now.
+    prepared = spec(start.backbone).prepare(recipe.preparation, examples.source.box)
     recipe = recipe.replace(preparation=prepared)
-    torch.manual_seed(run.seed)  # the head, and a random backbone, are drawn from torch's own generator
-    classifier = start_classifier(
-        start.backbone,
-        len(labelled.classes),
-        init=_init(start),
-        weights=start.weights,
-        as_pretrained=recipe.preparation.intensity == "as-pretrained",
-        track=run.track,
-    )
-    if start.legacy_shortcut:
-        detach_shortcuts(classifier.backbone)
-    examples = LabelledBoxes(
-        source=boxes.source, labels=labelled.labels, parts=assignment.parts, classes=labelled.classes
-    )
+    classifier = _network(examples, recipe, start, run)
     run = replace(run, facts={**run.facts, **start.to_dict()})
-    train = fit_frozen if recipe.freeze else fit
-    history = train(classifier, examples, recipe, run)
-    metrics = _score(history, labelled, assignment)
+    fitting = fit_frozen if recipe.freeze else fit
+    history = fitting(classifier, examples, recipe, run)
+    metrics = _score(history, examples)
+    facts = _training_facts(examples, recipe, start, run, history)
     card = ModelCard(
         backbone=start.backbone,
-        classes=labelled.classes,
-        angpix=boxes.source.angpix,
-        box=(boxes.source.box,) * 3,
-        contrast=boxes.sample.contrast,
+        classes=examples.classes,
+        angpix=examples.source.angpix,
+        box=(examples.source.box,) * 3,
+        contrast=contrast,
         preparation=recipe.preparation,
-        training=_training_facts(labelled, assignment, recipe, start, run, history),
+        training=facts,
         metrics={part: _headline(scores) for part, scores in metrics.items()},
         versions=current_versions(),
         outputs=classifier.outputs,
@@ -133,11 +117,26 @@ def finetune(
     return FineTuned(
         classifier=classifier,
         card=card,
-        assignment=assignment,
+        parts=examples.parts,
         history=history,
         metrics=metrics,
         recipe=recipe,
     )
+
+
+def _network(examples: LabelledBoxes, recipe: Recipe, start: Start, run: Run) -> Classifier:
+    torch.manual_seed(run.seed)  # the head, and a random backbone, are drawn from torch's own generator
+    classifier = start_classifier(
+        start.backbone,
+        len(examples.classes),
+        init=_init(start),
+        weights=start.weights,
+        as_pretrained=recipe.preparation.intensity == "as-pretrained",
+        track=run.track,
+    )
+    if start.legacy_shortcut:
+        detach_shortcuts(classifier.backbone)
+    return classifier
 
 
 def facts_of_start(start: Start) -> WeightFacts:
@@ -169,13 +168,13 @@ def _init(start: Start) -> Init | Path:
     return folder
 
 
-def _score(history: History, labelled: Labelled, assignment: Assignment) -> dict[str, Metrics]:
-    parts = assignment.parts[history.rows]
+def _score(history: History, examples: LabelledBoxes) -> dict[str, Metrics]:
+    parts = examples.parts[history.rows]
     return {
         part: CLASSIFY.score(
             {"probabilities": history.probabilities[parts == part]},
-            labelled.labels[history.rows[parts == part]],
-            labelled.classes,
+            examples.labels[history.rows[parts == part]],
+            examples.classes,
         )
         for part in ("val", "test")
         if (parts == part).any()
@@ -188,13 +187,10 @@ def _headline(metrics: Metrics) -> dict[str, Any]:
 
 
 def _training_facts(
-    labelled: Labelled, assignment: Assignment, recipe: Recipe, start: Start, run: Run, history: History
+    examples: LabelledBoxes, recipe: Recipe, start: Start, run: Run, history: History
 ) -> dict[str, Any]:
-    counts = {part: int((assignment.parts == part).sum()) for part in ("train", "val", "test")}
     return {
-        "particles": [str(table.path) for table in labelled.tables],
-        "counts": counts,
-        "split": assignment.mode,
+        "counts": {part: int((examples.parts == part).sum()) for part in PARTS},
         "start": start.to_dict(),
         "recipe": _used(recipe),
         "seed": run.seed,
