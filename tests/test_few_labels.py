@@ -26,6 +26,7 @@ from cryoclass.cli import main
 from cryoclass.embedding import clusters, fit_space, likeness, project
 from cryoclass.errors import ModelError
 from cryoclass.inference.compatibility import outside_domain
+from cryoclass.preparation import Preparer
 from cryoclass.settings import Augmentation, Preparation, Recipe, Start, Training
 from cryoclass.sources import take_sample
 from cryoclass.training.augmentation import draw, resample
@@ -160,6 +161,12 @@ def test_the_head_alone_stays_where_no_later_epoch_is_better(examples):
     assert log_loss(labels, history.probabilities[val]) == pytest.approx(
         history.records[0].val_loss, rel=1e-4
     )
+    train = examples.parts == "train"
+    with torch.inference_mode():
+        x = Preparer(SMALL)(torch.from_numpy(examples.source.voxels[train]))
+        said = classifier.finish(classifier.eval()(x))
+    loss = log_loss(examples.labels[train], said["probabilities"].numpy())
+    assert loss == pytest.approx(history.records[0].train_loss, rel=1e-2), "the head takes plain embeddings"
 
 
 @pytest.mark.parametrize(("head_first", "epochs"), [(False, [1]), (True, [0, 1])])
