@@ -382,6 +382,18 @@ def test_the_weights_can_be_used(finished):
     assert int(written["bn1.num_batches_tracked"]) == 4
 
 
+def test_the_card_says_what_the_weights_have_learnt_from(finished):
+    card = card_of(finished)
+    assert card["format"] == 2
+    assert card["natural_units"] is True
+    # From 4 to 16 A in boxes of 32 pixels, which the network saw in 16.
+    assert card["learnt_from"] == {"pixel_range": [8, 32], "contrast": "bright"}
+    assert card["outputs"] == {"embedding": ["N", 256]}
+    facts = load_backbone("res32", weights=finished / "backbone.safetensors").facts
+    assert facts.natural_units
+    assert facts.learnt_from.pixel_range == (8, 32)
+
+
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(cryoclass, finished, tmp_path):
     for seed in (0, 1):
         ran = cryoclass(*SHORT, "-o", tmp_path / str(seed), "--seed", seed)
@@ -519,6 +531,7 @@ def test_another_network_can_be_taught(cryoclass, tmp_path):
     assert ran.status == 0, ran.err
     assert card_of(tmp_path)["backbone"] == "r3d10"
     assert card_of(tmp_path)["preparation"]["input_size"] == [8, 16, 16]
+    assert card_of(tmp_path)["natural_units"] is False, "only Res32 ends with discriminants"
     loaded = load_backbone("r3d10", weights=tmp_path / "backbone.safetensors")
     assert loaded(torch.zeros((2, 1, 8, 16, 16))).isfinite().all()
 
@@ -574,9 +587,11 @@ def test_comparing_alone_can_be_learnt_with_own_particles(cryoclass, here):
 
 def test_own_particles_can_be_cut_from_tomograms(cryoclass, here, extracted):
     argv = [*SHORT, "-n", 1, "--views", 2, "--contrast", 0.1, "-o", "P", extracted.coordinates]
-    ran = cryoclass(*argv, "--tomograms", extracted.tomograms, "--box", 24)
+    ran = cryoclass(*argv, "--tomograms", extracted.tomograms, "--box", 32)
     assert ran.status == 0, ran.err
-    assert card_of(here / "P")["own_particles"] == 36
+    card = card_of(here / "P")
+    assert card["own_particles"] == 36
+    assert card["learnt_from"]["pixel_range"] == [8, 40], "the user's 20 A in boxes of 32 pixels, seen in 16"
 
 
 # ----------------------------------------------------------------------------------------------- settings

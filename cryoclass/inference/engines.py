@@ -147,8 +147,7 @@ class BackboneEngine:
             preparation=preparation,
             outputs={EMBEDDING: (PARTICLES, backbone.width)},
             tasks=(),
-            natural_units=backbone.facts.natural_units,
-            learnt_from=backbone.facts.learnt_from,
+            **dict(backbone.facts),
         )
         self.device = device
         self.precision = number_type(device)

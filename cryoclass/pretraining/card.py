@@ -39,8 +39,7 @@ def make_card(
     """
     return BackboneCard(
         preparation=preparation,
-        natural_units=backbone.facts.natural_units,
-        learnt_from=backbone.facts.learnt_from,
+        **dict(backbone.facts),
         outputs={EMBEDDING: (PARTICLES, backbone.width)},
         versions=current_versions(),
         threads=torch.get_num_threads(),
