@@ -117,8 +117,6 @@ class Outputs:
         """
         finite = np.ones(len(rows), dtype=bool)
         for name, value in values.items():
-            if not value[:1].size:
-                continue  # a backbone without a head has no classes to speak of
             if name not in self:
                 self._create(name, value.shape[1:])
             self[name][rows] = value
