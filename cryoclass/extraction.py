@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from cryoclass.cutting import TomogramSource, coordinate_frame
-from cryoclass.errors import ParticleError
 from cryoclass.particles import Particles
 from cryoclass.progress import Track, silent
 from cryoclass.results import Skipped, write_skipped
-from cryoclass.sources import read_many
+from cryoclass.sources import none_readable, read_many
 from cryoclass.star.extracted import Boxes, written_frame
 from cryoclass.star.frames import Frame, affine, origins_in_subtomogram
 from cryoclass.star.names import project_path, stem
@@ -91,9 +90,7 @@ def cut_all(source: TomogramSource, outdir: Path, workers: int = 1, track: Track
             kept += [(row, box)] * (len(kept) < SAMPLE_PER_TOMOGRAM)
     write_skipped(outdir / "skipped.csv", particles, skipped)
     if not written:
-        raise ParticleError(
-            f"none of {len(particles)} particles could be cut; the first: {skipped[0].reason}"
-        )
+        raise none_readable(len(particles), min(skipped, key=lambda item: item.row).reason)
     rows = np.array(sorted(written))
     star = outdir / "particles.star"
     output_table(source, rows, [written[row] for row in rows.tolist()]).write(star)

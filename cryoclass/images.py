@@ -24,7 +24,8 @@ class FileSource:
     particles
         A table with images.
     angpix
-        Pixel size in angstroms, where the user says it; else the STAR file's, else the first header's.
+        Pixel size in angstroms, where the user says it; else the STAR file's, else the first header's. Whether those two
+        agree is a check of its own.
 
     Raises
     ------
@@ -115,16 +116,8 @@ def _one_box(volume: Volume, number: int | None) -> np.ndarray:
 
 
 def _file_angpix(particles: Particles, header: float | None, asked: float | None) -> float:
-    """Return the pixel size of the files: as asked, else what STAR file and headers agree on."""
-    if asked is not None:
-        return asked
-    stated = _stated_angpix(particles)
-    if stated and header and not agree(stated, header):
-        raise ParticleError(
-            f"{particles.path} says {stated:g} A per pixel, but its volumes' headers {header:g} A.",
-            "Say which is right with --angpix.",
-        )
-    known = stated or header
+    """Return the pixel size of the files: as asked, else the STAR file's, else the first header's."""
+    known = asked or _stated_angpix(particles) or header
     if known is None:
         raise ParticleError(
             f"{particles.path}: the pixel size stands neither in the STAR file nor in the volumes.",

@@ -98,6 +98,11 @@ def read_many(
         pool.shutdown(cancel_futures=True)  # whoever stops asking waits for what is being read, and no more
 
 
+def none_readable(count: int, reason: str) -> ParticleError:
+    """Say that not one of a table's particles has a usable box."""
+    return ParticleError(f"none of {count} particles can be read; the first: {reason.removesuffix('.')}.")
+
+
 def fastest_order(source: Source, rows: np.ndarray) -> list[int]:
     """Return ``rows`` in the source's order; those that it does not list, which cannot be read, come last."""
     listed = source.order[np.isin(source.order, rows)]
@@ -154,7 +159,7 @@ def take_sample(source: Source, workers: int = 1, most_seconds: float = math.inf
     hashed, start = hashlib.sha256(), time.monotonic()
     for row, box in read_many(source, rows.tolist(), workers):
         if isinstance(box, str):
-            problems.append(box.removesuffix("."))
+            problems.append((row, box.removesuffix(".")))
         else:
             total += box
             hashed.update(box.tobytes())
@@ -163,7 +168,7 @@ def take_sample(source: Source, workers: int = 1, most_seconds: float = math.inf
             break
     return Sample(
         rows=tuple(good),
-        problems=tuple(problems),
+        problems=tuple(reason for _, reason in sorted(problems)),
         mean=(total / max(len(good), 1)).astype(np.float32),
         digest=hashed.hexdigest(),
         seconds=(time.monotonic() - start) / (len(good) + len(problems)),

@@ -2,7 +2,7 @@
 
 import re
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -132,8 +132,16 @@ def find_tomograms(
     found, files = look_up(names, where, star)
     missing = [name for name in names if name not in found]
     if missing and (not found or not skip_missing):
-        raise ParticleError(_missing_words(missing, len(names), where, files), _missing_hint(found, files))
+        raise without_volume(names, found, where, files)
     return found
+
+
+def without_volume(
+    names: Sequence[str], found: Mapping[str, Tomogram], where: Path | None, files: Sequence[Path]
+) -> ParticleError:
+    """Say which of the names have no volume, and what the nearest file is; the parts are those of :func:`look_up`."""
+    missing = [name for name in names if name not in found]
+    return ParticleError(_missing_words(missing, len(names), where, files), _missing_hint(found, files))
 
 
 def look_up(names: list[str], where: Path | None, star: Path) -> tuple[dict[str, Tomogram], list[Path]]:
@@ -192,7 +200,7 @@ def _match_listed(names: list[str], listed: Mapping[str, Tomogram]) -> dict[str,
     return {name: usable.get(name) or found[name] for name in names if name in usable or name in found}
 
 
-def _missing_words(missing: list[str], total: int, where: Path | None, files: list[Path]) -> str:
+def _missing_words(missing: list[str], total: int, where: Path | None, files: Sequence[Path]) -> str:
     first = missing[0] or "(the file has no tomogram column)"
     place = f" in {where}" if where else ""
     near = nearest(missing[0], files)
@@ -200,7 +208,7 @@ def _missing_words(missing: list[str], total: int, where: Path | None, files: li
     return f"{len(missing)} of {total} tomograms have no volume{place}, the first is {first}.{closest}"
 
 
-def _missing_hint(found: Mapping[str, Tomogram], files: list[Path]) -> str:
+def _missing_hint(found: Mapping[str, Tomogram], files: Sequence[Path]) -> str:
     if not files:
         return "Give --tomograms: the folder of the volumes, one volume, or a tomograms.star."
     return "Give the right folder" + (", or --skip-missing to go on without them." if found else ".")

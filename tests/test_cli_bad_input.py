@@ -532,7 +532,7 @@ MISTAKES = {
     "nothing in the tomogram": Mistake(
         argv="extract bad.star --tomograms T --box 16 -o Out",
         make=lambda _: (tomogram(data=np.full((24, 40, 40), 7)), picks([(20, 20, 12), (9, 9, 9)])),
-        says=["none of 2 particles could be cut; the first: the box is constant: every voxel is 7"],
+        says=["none of 2 particles can be read; the first: the box is constant: every voxel is 7"],
         left=frozenset({"Out/skipped.csv"}),
     ),
     "tomograms without a box": Mistake(
@@ -713,10 +713,10 @@ MISTAKES = {
         make=lambda project: cut_off(copy_model(project) / "model.json"),
         says=["M/model.json is not valid JSON", "hint:"],
     ),
-    "a card without classes": Mistake(
+    "a card without its fields": Mistake(
         argv="export M -o x.onnx",
         make=lambda project: (copy_model(project) / "model.json").write_text('{"backbone": "r3d10"}'),
-        says=["M/model.json: the field 'classes' is missing", "hint:"],
+        says=["M/model.json: the field 'preparation' is missing", "hint:"],
     ),
     "weights cut off": Mistake(
         argv="predict {particles} --model M",
@@ -1133,7 +1133,11 @@ def small_disk(tmp_path) -> Iterator[Path]:
 
 
 def test_a_full_disk_is_named(cryoclass, extracted, small_disk):
-    where = ("--tomograms", extracted.tomograms, "--box", 32)
+    where = ("--tomograms", extracted.tomograms, "--box", 16)
+    needed = 36 * (1024 + 4 * 16**3)
+    (small_disk / "filler").write_bytes(
+        bytes(2**20 - needed - 50_000)
+    )  # each file takes some more than its bytes
     ran = cryoclass("extract", extracted.coordinates, *where, "-o", small_disk / "X")
     assert ran.status == 1
     assert re.search(r"(?m)^error: \S+: the disk is full\.$", ran.err)
@@ -1141,8 +1145,16 @@ def test_a_full_disk_is_named(cryoclass, extracted, small_disk):
     assert not (small_disk / "X" / "particles.star").exists()
     volumes = list(small_disk.rglob("*.mrc"))
     assert volumes
-    assert all(mrcfile.read(path).shape == (32, 32, 32) for path in volumes), "whole volumes only"
+    assert all(mrcfile.read(path).shape == (16, 16, 16) for path in volumes), "whole volumes only"
     assert not [path for path in small_disk.rglob("*") if path.name.startswith(".")]
+
+
+def test_a_disk_too_small_is_refused_before_any_work(cryoclass, extracted, small_disk):
+    where = ("--tomograms", extracted.tomograms, "--box", 32)
+    ran = cryoclass("extract", extracted.coordinates, *where, "-o", small_disk / "X")
+    assert ran.status == 1
+    assert re.search(r"(?m)^error: 1.05 MB free in \S+/X, 4.76 MB to be written\.$", ran.err), ran.err
+    assert not (small_disk / "X").exists()
 
 
 def test_a_disk_that_fills_up_under_an_embedding(console_script, trained, here, small_disk):

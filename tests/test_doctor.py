@@ -12,10 +12,10 @@ import torch
 
 from cryoclass.backbones import packaged
 from cryoclass.card import ModelCard
+from cryoclass.checks.disk import check_disk, extraction_bytes
+from cryoclass.checks.findings import duration, size
 from cryoclass.classifier import Classifier, save_model
 from cryoclass.cli import main
-from cryoclass.doctor.disk import check_disk, extraction_bytes
-from cryoclass.doctor.findings import duration, size
 from cryoclass.particles import read_particles
 from cryoclass.settings import Extraction, Preparation
 from cryoclass.star.document import StarFile
@@ -135,7 +135,8 @@ def test_a_model_that_fits_gets_an_estimate(doctor):
     assert visit.status == 0
     assert not visit.troubles
     assert "r3d10 for 2 classes (aldolase, apoferritin)" in visit["model"][1]
-    assert visit["pixel size"] == ("ok", "STAR file 20 A, headers 20 A, model 20 A")
+    assert visit["pixel size"] == ("ok", "STAR file 20 A, headers 20 A")
+    assert visit["model's size"] == ("ok", "16 pixels of 20 A")
     assert visit["boxes"] == ("ok", "16 pixels of 20 A; 24 were read, and none is damaged")
     assert "predict 24 particles" in visit["next step"][1]
 
@@ -280,14 +281,20 @@ def test_classes_too_small_to_learn(doctor):
     )
     level, words = doctor(*cut())["labels"]
     assert level == "warning"
-    assert words == "cryoclassLabel: x (15), junk (2); 7 without; too few of junk"
+    assert words == (
+        "cryoclassLabel: x (15), junk (2); 7 without; too little for finetune: Class 'junk' has 2 labelled particles; "
+        "each class needs at least 3, one for each of train, val, test"
+    )
+    visit = doctor(*cut("--for", "finetune"))
+    assert (visit.status, visit["labels"][0]) == (1, "error")
 
 
 def test_one_class_is_none(doctor):
     set_cells(COORDINATES, "cryoclassLabel", lambda *_: "ribosome")
-    assert doctor(*cut())["labels"] == (
-        "warning",
-        "cryoclassLabel: ribosome (24); finetune needs two classes",
+    level, words = doctor(*cut())["labels"]
+    assert level == "warning"
+    assert words.startswith(
+        "cryoclassLabel: ribosome (24); too little for finetune: All 24 labelled particles are of"
     )
 
 
@@ -317,7 +324,10 @@ def test_names_without_a_volume_are_told_with_the_nearest_file(doctor):
     assert visit.status == 1
     level, words = visit["tomograms"]
     assert level == "error"
-    assert "1 of 2 names have a volume; none for tomograms/TS_20.mrc (nearest: TS_02.mrc)" in words
+    assert words == (
+        "1 of 2 tomograms have no volume in Simulated/tomograms, the first is tomograms/TS_20.mrc. The nearest file is "
+        "TS_02.mrc"
+    )
     assert "--skip-missing" in visit.all("tomograms")[0]["way_out"]
     assert doctor(*cut("--skip-missing")).status == 0
 
@@ -390,7 +400,8 @@ def test_few_boxes_outside_are_a_warning_and_are_skipped(doctor, capsys):
     level, words = visit["inside"]
     assert level == "warning"
     assert words.startswith(
-        "95.8 % of 24 particles lie in their tomograms; boxes of 16 pixels that stick out: "
+        "1 of 24 boxes lie outside their tomograms and will be skipped; 95.8 % of 24 particles lie in their tomograms; "
+        "boxes of 16 pixels that stick out: "
     )
     assert main(["extract", *map(str, cut()), "-o", "Out"]) == 0
     assert "1 of 24 boxes lie outside their tomograms and will be skipped" in capsys.readouterr().err
@@ -435,11 +446,15 @@ def test_damaged_boxes_are_counted_with_a_reason(doctor):
     assert words.startswith("5 of 24 sampled boxes cannot be used, such as: Extract/")
 
 
-def test_mostly_damaged_boxes_are_an_error(doctor):
-    for path in images()[4:]:
+def test_damaged_boxes_are_an_error_where_there_is_nothing_else(doctor):
+    for path in images()[1:]:
         path.write_bytes(path.read_bytes()[:1500])
     visit = doctor(PARTICLES, *SMALL)
+    assert (visit.status, visit["boxes"][0]) == (0, "warning")
+    write_volume(images()[0], np.ones((BOX,) * 3), 20)
+    visit = doctor(PARTICLES, *SMALL)
     assert (visit.status, visit["boxes"][0]) == (1, "error")
+    assert visit["boxes"][1].startswith("none of 24 particles can be read; the first: Extract/")
 
 
 def test_images_that_are_not_there(doctor):
@@ -449,12 +464,13 @@ def test_images_that_are_not_there(doctor):
     assert "none of its 24 images can be read" in visit["boxes"][1]
 
 
-def test_pixel_sizes_of_star_file_headers_and_model_are_named_side_by_side(doctor):
+def test_pixel_sizes_of_star_file_and_headers_are_held_against_each_other(doctor):
     star = StarFile.read(PARTICLES)
     star.with_columns(star.block("optics"), {"rlnImagePixelSize": ["13.5"]}).write(PARTICLES)
     visit = doctor(PARTICLES, "--model", "Model")
     assert visit.status == 1
-    assert visit["pixel size"] == ("error", "STAR file 13.5 A, headers 20 A, model 20 A")
+    words = "Extract/particles.star says 13.5 A per pixel, but its volumes' headers 20 A"
+    assert visit["pixel size"] == ("error", words)
     assert doctor(PARTICLES, "--model", "Model", "--angpix", 20)["pixel size"][0] == "ok"
 
 
@@ -462,7 +478,8 @@ def test_a_model_of_another_pixel_size(doctor):
     write_model(Path("Other"), angpix=12.0)
     visit = doctor(PARTICLES, "--model", "Other")
     assert visit.status == 1
-    assert visit["pixel size"] == ("error", "STAR file 20 A, headers 20 A, model 12 A")
+    words = "the boxes are 16 pixels of 20 A, but the model learnt from 16 pixels of 12 A"
+    assert visit["model's size"] == ("error", words)
     assert doctor(PARTICLES, "--model", "Other", "--rescale").status == 0
     assert doctor(*cut()[:3], "--model", "Other")["pixel size"][0] == "warning"  # cut finer than the tomogram
 

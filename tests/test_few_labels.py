@@ -21,11 +21,11 @@ from torch import nn
 from cryoclass.backbones import packaged
 from cryoclass.backbones.registry import facts_of_weights, load_backbone, spec
 from cryoclass.card import LearntFrom
+from cryoclass.checks.fit import check_domain
 from cryoclass.classifier import Classifier
 from cryoclass.cli import main
 from cryoclass.embedding import clusters, fit_space, likeness, project
 from cryoclass.errors import ModelError
-from cryoclass.inference.compatibility import outside_domain
 from cryoclass.preparation import Preparer
 from cryoclass.settings import Augmentation, Preparation, Recipe, Start, Training
 from cryoclass.sources import take_sample
@@ -290,14 +290,21 @@ def test_boxes_unlike_those_that_it_has_learnt_from_are_named():
     learnt_from = facts_of_weights("res32-species").learnt_from
 
     def said(toys, contrast, learnt_from=learnt_from):
-        return outside_domain(toys, contrast, "mine", learnt_from, spec("res32-species").resolve())
+        found = check_domain(toys, contrast, "mine", learnt_from, spec("res32-species").resolve())
+        return [(finding.level, f"{finding.words}. {finding.way_out}") for finding in found]
 
-    assert said(Toys(angpix=40), "bright") == []  # 10 A in its own voxels
-    [words] = said(Toys(angpix=8), "unknown")
+    [(level, _)] = said(Toys(angpix=40), "bright")  # 10 A in its own voxels
+    assert level == "ok"
+    [(level, words)] = said(Toys(angpix=40), "unknown")
+    assert level == "unknown", "what could not be told is never ok"
+    assert "could not be told" in words
+    [(level, words)] = said(Toys(angpix=8), "unknown")
+    assert level == "warning"
     assert "mine sees these boxes in voxels of 2 A" in words
     assert "boxes of 128 to 512 A" in words
     dark = take_sample(Toys(angpix=40, brightness=-2)).contrast
-    [words] = said(Toys(angpix=40, brightness=-2), dark)
+    [(level, words)] = said(Toys(angpix=40, brightness=-2), dark)
+    assert level == "warning"
     assert "look dark" in words
     assert "--invert yes" in words
     assert len(said(Toys(angpix=8, brightness=-2), dark)) == 2

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from cryoclass.doctor.machine import check_computer
+from cryoclass.checks.machine import check_computer
 from cryoclass.errors import UsageError
 from cryoclass.machine import (
     Memory,

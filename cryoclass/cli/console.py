@@ -18,7 +18,7 @@ from cryoclass.errors import CryoclassError
 from cryoclass.progress import Listener, T, Track, one
 
 PLAIN_SECONDS = 30.0
-_LEVEL_STYLE = {"ok": "green", "warning": "yellow", "error": "bold red"}
+_LEVEL_STYLE = {"ok": "green", "unknown": "magenta", "warning": "yellow", "error": "bold red"}
 
 _watch: ContextVar[Callable[[], None] | None] = ContextVar("watch", default=None)
 
@@ -82,7 +82,9 @@ def rows(title: str, pairs: Iterable[tuple[str, object]]) -> None:
     _console(stderr=False).print(table)
 
 
-def verdict(level: Literal["ok", "warning", "error"], topic: str, words: str, way_out: str) -> None:
+def verdict(
+    level: Literal["ok", "unknown", "warning", "error"], topic: str, words: str, way_out: str
+) -> None:
     """Print a line of the doctor's: level, topic and words as columns; on a terminal, wrapped within its column."""
     console = _console(stderr=False)
     text = Text.assemble(words, ". " if way_out else "", (way_out, "cyan"))

@@ -1,6 +1,5 @@
 """``cryoclass doctor``: what would go wrong, before it costs anything."""
 
-import dataclasses
 import json
 from collections import Counter
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +13,7 @@ from cryoclass.jobs.doctor import DoctorRequest, DoctorResult
 from cryoclass.settings import Start
 
 if TYPE_CHECKING:
-    from cryoclass.doctor.findings import Finding
+    from cryoclass.checks.findings import Finding
 
 
 @with_request
@@ -33,7 +32,7 @@ def doctor(
     """
     result = jobs.doctor(request, console.Heard(_ignore if as_json else _say))
     if as_json:
-        console.say(json.dumps([dataclasses.asdict(finding) for finding in result.findings], indent=1))
+        console.say(json.dumps([finding.to_dict() for finding in result.findings], indent=1))
     else:
         _say_result(request, result)
     if any(finding.level == "error" for finding in result.findings):
@@ -49,12 +48,14 @@ def _say(finding: "Finding") -> None:
 
 
 def _say_result(request: DoctorRequest, result: DoctorResult) -> None:
-    from cryoclass.doctor.findings import plural
+    from cryoclass.checks.findings import plural
 
     levels = Counter(finding.level for finding in result.findings)
     found = [(levels["error"], "error"), (levels["warning"], "warning")]
     counts = [plural(count, noun) for count, noun in found if count]
-    console.say(" and ".join(counts) or "all is well")
+    untold = f"{plural(levels['unknown'], 'thing')} could not be told" if levels["unknown"] else ""
+    verdict = " and ".join(counts) or ("nothing wrong found" if untold else "all is well")
+    console.say("; ".join(filter(None, [verdict, untold])))
     if result.step is not None and not levels["error"]:
         console.next_command(" ".join(["cryoclass", result.step, *_words(request, result)]))
 

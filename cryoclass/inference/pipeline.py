@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cryoclass.errors import ParticleError
 from cryoclass.inference.engines import Engine
 from cryoclass.outputs import Outputs
 from cryoclass.progress import Track, silent
-from cryoclass.sources import Source, fastest_order, read_many
+from cryoclass.sources import Source, fastest_order, none_readable, read_many
 
 PURE = {"probabilities"}  # outputs that follow from others, and are not stored
 
@@ -78,7 +77,7 @@ def compute(engine: Engine, source: Source, outputs: Outputs, flow: Flow = Flow(
     if not len(outputs.done):
         reason = outputs.reasons[min(outputs.reasons)]
         outputs.remove()
-        raise ParticleError(f"none of {len(outputs)} particles can be read; the first: {reason}")
+        raise none_readable(len(outputs), reason)
 
 
 def batches(source: Source, rows: Sequence[int], flow: Flow) -> Iterator[ReadBatch]:

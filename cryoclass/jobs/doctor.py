@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from cryoclass.errors import UsageError
 from cryoclass.jobs.opening import particles_path
@@ -20,8 +20,10 @@ from cryoclass.settings import (
 )
 
 if TYPE_CHECKING:
-    from cryoclass.doctor.examine import Step
-    from cryoclass.doctor.findings import Finding
+    from cryoclass.checks.findings import Finding
+
+
+Step = Literal["extract", "finetune", "predict", "embed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,9 @@ class DoctorRequest(Settings):
         argument=True,
         unit="particles",
         help="STAR file; particles.star in the current folder where only --tomograms is given.",
+    )
+    command: Step | None = setting(
+        None, flags=("--for",), help="The command that you mean to run; guessed from the rest where left out."
     )
     choice: ModelChoice = ModelChoice()
     outdir: Path = setting(
@@ -70,13 +75,13 @@ class DoctorResult:
     findings
         In the order in which a run would meet them.
     step
-        The command that can be run next with what was given; None where there is none.
+        The command that is meant, or can be run next with what was given; None where there is none.
     particles
         The table that was looked at.
     """
 
     findings: "tuple[Finding, ...]"
-    step: "Step | None"
+    step: Step | None
     particles: Path | None
 
 
@@ -92,7 +97,7 @@ def doctor(request: DoctorRequest, listener: Listener = TO_LOG) -> DoctorResult:
         raise UsageError("give one of --model and --onnx.")
     if request.particles is not None or request.boxes.tomograms is not None:
         request = request.replace(particles=particles_path(request.particles))
-    from cryoclass.doctor.examine import Examination
+    from cryoclass.jobs.examination import Examination
 
     examination = Examination(request, listener.tell)
     examination.run()

@@ -164,6 +164,9 @@ def _open(
     request: EmbedRequest, table: "Particles", workers: int, listener: Listener
 ) -> "tuple[Engine, Boxes, OpenBoxes]":
     """Return the engine, the boxes, and how to open the boxes of another table in the same way."""
+    from cryoclass.checks.boxes import flips
+    from cryoclass.checks.findings import enforce
+    from cryoclass.checks.fit import check_contrast
     from cryoclass.sources import Boxes
 
     if request.bare.backbone is None:
@@ -173,7 +176,10 @@ def _open(
         def open_boxes(wanted: "Particles") -> "Source":
             return open_model_source(wanted, request.boxes, request.cutting, card, choice, listener)
 
-        return engine, Boxes(source=open_boxes(table), workers=workers), open_boxes
+        boxes = Boxes(source=open_boxes(table), workers=workers)
+        check = check_contrast(boxes.sample, card, request.cutting.invert, flipped=flips(boxes.source))
+        enforce(check, listener)
+        return engine, boxes, open_boxes
 
     def open_bare(wanted: "Particles") -> "Source":
         return open_source(wanted, request.boxes, request.cutting, request.box, listener)
@@ -186,7 +192,8 @@ def _backbone_engine(bare: BareBackbone, boxes: "Boxes", device: str, listener: 
     import torch
 
     from cryoclass.backbones.registry import load_backbone, spec
-    from cryoclass.inference.compatibility import outside_domain
+    from cryoclass.checks.findings import enforce
+    from cryoclass.checks.fit import check_domain
     from cryoclass.inference.engines import BackboneEngine
     from cryoclass.machine import choose_device
 
@@ -201,8 +208,7 @@ def _backbone_engine(bare: BareBackbone, boxes: "Boxes", device: str, listener: 
     listener.note(f"backbone: {name}; {engine.description}; grey values {preparation.intensity}")
     learnt_from = backbone.facts.learnt_from
     if learnt_from.known:
-        for words in outside_domain(source, boxes.sample.contrast, name, learnt_from, preparation):
-            listener.warn(words)
+        enforce(check_domain(source, boxes.sample.contrast, name, learnt_from, preparation), listener)
     return engine
 
 
@@ -250,13 +256,14 @@ def _examples(
         _check_readable(boxes, row)
     if request.examples.query is None:
         return None
-    from cryoclass.inference.compatibility import check_same_boxes
+    from cryoclass.checks.findings import enforce
+    from cryoclass.checks.fit import check_same_boxes
     from cryoclass.outputs import FOLDER
     from cryoclass.particles import read_particles
     from cryoclass.sources import Boxes
 
     source = open_boxes(read_particles(request.examples.query))
-    check_same_boxes(source, boxes.source)
+    enforce(check_same_boxes(source, boxes.source), listener)
     facts = facts_of(engine, Boxes(source=source, workers=flow.workers), {"precision": "auto"})
     outputs, _ = compute_outputs(engine, source, facts, request.outdir / FOLDER / QUERY, flow, listener)
     return outputs["embedding"][outputs.done]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryoclass.claims import claim
-from cryoclass.jobs.opening import contrast_words, particles_path, warn_at_start
+from cryoclass.jobs.opening import check_crops, contrast_words, particles_path
 from cryoclass.machine import cores
 from cryoclass.progress import TO_LOG, Listener
 from cryoclass.settings import Extraction, TomogramFiles, WorkRequest, outdir_setting, particles_setting
@@ -85,7 +85,7 @@ def _open(
     files = request.files
     found = find_tomograms(table.tomograms, tomograms, table.path, skip_missing=files.skip_missing)
     source = TomogramSource(table, found, request.settings, files.tomogram_angpix)
-    warn_at_start(source, listener, request.outdir)
+    check_crops(source, files, listener, request.outdir)
     _warn_of_silent_optics(table, listener)
     for line in contrast_words(source):
         listener.note(line)

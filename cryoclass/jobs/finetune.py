@@ -159,16 +159,15 @@ def _open(labelled: "Labelled", request: FinetuneRequest, workers: int, listener
 
 def _warn_of_domain(boxes: "Boxes", recipe: "Recipe", start: Start, listener: Listener) -> None:
     """Say what the boxes have that the weights at the start have not learnt from, where that is known."""
-    from cryoclass.inference.compatibility import outside_domain
+    from cryoclass.checks.findings import enforce
+    from cryoclass.checks.fit import check_domain
     from cryoclass.training.finetune import facts_of_start
 
     learnt_from = facts_of_start(start).learnt_from
     if not learnt_from.known:
         return  # and no box need be read
-    for words in outside_domain(
-        boxes.source, boxes.sample.contrast, start.backbone, learnt_from, recipe.preparation
-    ):
-        listener.warn(words)
+    contrast = boxes.sample.contrast
+    enforce(check_domain(boxes.source, contrast, start.backbone, learnt_from, recipe.preparation), listener)
 
 
 def _plan(labelled: "Labelled", assignment: "Assignment") -> Plan:

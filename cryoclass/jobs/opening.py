@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING
 from cryoclass.errors import UsageError
 from cryoclass.machine import cores
 from cryoclass.progress import Listener
-from cryoclass.settings import BoxOrigin, Cutting, Extraction, ModelChoice, Precision
+from cryoclass.settings import BoxOrigin, Cutting, Extraction, ModelChoice, Precision, TomogramFiles
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cryoclass.card import ModelCard
     from cryoclass.cutting import TomogramSource
-    from cryoclass.images import FileSource
     from cryoclass.inference.engines import Engine
     from cryoclass.inference.pipeline import Flow
     from cryoclass.outputs import Facts, Origin, Outputs
@@ -73,11 +72,17 @@ def open_source(
     listener.note(f"{table.path}: {table.in_words()}, {len(table)} particles")
     if origin.tomograms is None:
         return _from_files(table, origin, cutting, listener)
+    settings = Extraction.of(cutting, needed_box(box), origin.angpix)
+    return _from_tomograms(table, origin, settings, listener)
+
+
+def needed_box(box: int | None) -> int:
+    """Return the box to cut; UsageError where the user has not said it, and no model does."""
     if box is None:
         raise UsageError(
             "--tomograms needs --box, the side of the boxes to cut.", "Add --box 32, for example."
         )
-    return _from_tomograms(table, origin, Extraction.of(cutting, box, origin.angpix), listener)
+    return box
 
 
 def open_model_source(
@@ -95,12 +100,15 @@ def open_model_source(
     ModelError
         Pixel size or box are not the model's, and nothing says what to do about it.
     """
-    from cryoclass.inference.compatibility import fit_to_model
+    from cryoclass.checks.findings import enforce
+    from cryoclass.checks.fit import check_fit, fits
+    from cryoclass.sources import RescaledSource
 
     if origin.tomograms is not None and origin.angpix is None:
         origin = origin.replace(angpix=card.angpix)
     source = open_source(table, origin, cutting, card.box[0], listener)
-    return fit_to_model(source, card, rescale=choice.rescale)
+    enforce(check_fit(source, card, rescale=choice.rescale), listener)
+    return source if fits(source, card) else RescaledSource(source, card.box[0], card.angpix)
 
 
 def open_engine(choice: ModelChoice, device: str, precision: Precision, listener: Listener) -> "Engine":
@@ -167,20 +175,39 @@ def compute_outputs(
     return outputs, origin
 
 
-def warn_at_start(
-    source: "FileSource | TomogramSource", listener: Listener, writes_to: Path | None = None
+def check_crops(
+    source: "TomogramSource", origin: TomogramFiles, listener: Listener, writes_to: Path | None = None
 ) -> None:
-    """Say what the doctor would warn of, as far as that reads no voxels.
+    """Enforce, before any voxel is read, what concerns boxes that are cut out of tomograms.
+
+    Parameters
+    ----------
+    source
+        The boxes.
+    origin
+        What the user says of the tomograms.
+    listener
+        Hears warnings.
+    writes_to
+        The folder that shall receive the boxes as files, if they shall be written.
 
     Raises
     ------
-    ParticleError
-        Most boxes would lie outside their tomograms.
+    CryoclassError
+        The first error that a check finds.
     """
-    from cryoclass.doctor.start import check_start
+    from cryoclass.checks.disk import check_disk, extraction_bytes
+    from cryoclass.checks.findings import enforce
+    from cryoclass.checks.inside import check_inside
+    from cryoclass.checks.pixels import check_tomograms
+    from cryoclass.checks.rules import check_rules
 
-    for finding in check_start(source, writes_to):
-        listener.warn(f"{finding.words}. {finding.way_out}".strip())
+    asked = origin.tomogram_angpix is not None or source.settings.coords_angpix is not None
+    enforce(check_rules(source.particles), listener)
+    enforce(check_inside(source), listener)
+    enforce(check_tomograms(source, asked=asked), listener)
+    if writes_to is not None:
+        enforce(check_disk(writes_to, extraction_bytes(len(source.order), source.settings)), listener)
 
 
 def contrast_words(source: "TomogramSource") -> list[str]:
@@ -199,11 +226,15 @@ def contrast_words(source: "TomogramSource") -> list[str]:
 
 
 def _from_files(table: "Particles", origin: BoxOrigin, cutting: Cutting, listener: Listener) -> "Source":
+    from cryoclass.checks.findings import enforce
+    from cryoclass.checks.pixels import check_files
+    from cryoclass.checks.rules import check_rules
     from cryoclass.images import FileSource
     from cryoclass.sources import InvertedSource
 
     source = FileSource(table, origin.angpix)
-    warn_at_start(source, listener)
+    enforce(check_rules(table), listener)
+    enforce(check_files(source, origin.angpix), listener)
     listener.note(f"boxes: {source.box} pixels of {source.angpix:.4g} A, from files")
     return InvertedSource(source) if cutting.invert == "yes" else source
 
@@ -216,7 +247,7 @@ def _from_tomograms(
 
     found = find_tomograms(table.tomograms, origin.tomograms, table.path, skip_missing=origin.skip_missing)
     source = TomogramSource(table, found, settings, origin.tomogram_angpix)
-    warn_at_start(source, listener)
+    check_crops(source, origin, listener)
     size = f"{source.box} pixels of {source.angpix:.4g} A"
     listener.note(f"boxes: {size}, cut from {len(found)} tomograms on the fly")
     for line in contrast_words(source):

@@ -109,7 +109,9 @@ def predict(request: PredictRequest, listener: Listener = TO_LOG) -> PredictResu
     claim(request.outdir, "particles.star", overwrite=request.overwrite)
     _check_one(request.choice)
     path = particles_path(request.particles)
-    from cryoclass.inference.compatibility import check_contrast
+    from cryoclass.checks.boxes import flips
+    from cryoclass.checks.findings import enforce
+    from cryoclass.checks.fit import check_contrast
     from cryoclass.inference.pipeline import Flow
     from cryoclass.outputs import FOLDER
     from cryoclass.particles import read_particles
@@ -122,8 +124,8 @@ def predict(request: PredictRequest, listener: Listener = TO_LOG) -> PredictResu
     labels = _known_labels(table, request.label_column, engine.card, listener)
     source = open_model_source(table, request.boxes, request.cutting, engine.card, request.choice, listener)
     boxes = Boxes(source=source, workers=workers)
-    if request.cutting.invert == "auto":
-        check_contrast(boxes.sample.contrast, engine.card)
+    invert = request.cutting.invert
+    enforce(check_contrast(boxes.sample, engine.card, invert, flipped=flips(source)), listener)
     facts = facts_of(engine, boxes, {"precision": request.precision})
     flow = Flow(batch_size=request.batch_size, workers=workers, track=listener.track)
     outputs, origin = compute_outputs(engine, boxes.source, facts, request.outdir / FOLDER, flow, listener)

@@ -6,9 +6,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from cryoclass.card import ModelCard
+from cryoclass.checks.findings import Finding, error, ok, warning
 from cryoclass.cutting import TomogramSource, coordinate_frame
-from cryoclass.doctor.findings import Finding, error, ok, warning
 from cryoclass.errors import VolumeError
 from cryoclass.images import FileSource
 from cryoclass.star.frames import Frame
@@ -20,62 +19,56 @@ HEADERS = 20
 T = TypeVar("T")
 
 
-def check_files(
-    source: FileSource, card: ModelCard | None, *, asked: bool, rescale: bool
-) -> Iterator[Finding]:
-    """Compare STAR file, headers and model for boxes in files.
+def check_files(source: FileSource, asked: float | None) -> Iterator[Finding]:
+    """Compare STAR file and headers for boxes in files; what the user says overrules both.
 
     Parameters
     ----------
     source
         The boxes.
-    card
-        The model's, if there is a model.
     asked
-        Whether the user said the pixel size, which overrules both.
-    rescale
-        Whether boxes shall be brought to the model's.
+        Pixel size that the user says, in angstroms.
     """
     table, headers = source.particles.angpix, list(_headers(_file_volumes(source)))
-    words = _words([("STAR file", table), ("headers", headers), ("model", [card.angpix] if card else None)])
-    if asked:
-        words += f"; {source.angpix:.4g} A, as you say"
-    if not asked and table is not None and headers and _differ([*table[:1], *headers]):
-        yield error("pixel size", words, "Say which is right with --angpix.")
-    elif card and _differ([source.angpix, card.angpix]) and not rescale:
-        yield error("pixel size", words, "Add --rescale; or, where the STAR file is wrong, --angpix.")
-    elif card and _differ([source.box * source.angpix, card.box[0] * card.angpix]) and not rescale:
-        extent = f"boxes of {source.box} pixels, the model's {card.box[0]}"
-        yield error("pixel size", f"{words}; {extent}", "Add --rescale.")
+    words = _words([("STAR file", table), ("headers", headers)])
+    odd = next((header for header in headers if _differ([source.angpix, header])), None)
+    if asked is not None:
+        yield ok("pixel size", f"{words}; {asked:.4g} A, as you say")
+    elif odd is not None:
+        said = "says" if table is not None else "is silent; its first volume says"
+        yield error(
+            "pixel size",
+            f"{source.particles.path} {said} {source.angpix:g} A per pixel, but its volumes' headers {odd:g} A",
+            "Say which is right with --angpix.",
+        )
     else:
         yield ok("pixel size", words)
 
 
-def check_tomograms(source: TomogramSource, card: ModelCard | None, *, asked: bool) -> Iterator[Finding]:
-    """Compare STAR file, headers and model for boxes that are cut out of tomograms.
+def check_tomograms(source: TomogramSource, *, asked: bool) -> Iterator[Finding]:
+    """Compare STAR file and headers for boxes that are cut out of tomograms.
 
     Parameters
     ----------
     source
         The boxes.
-    card
-        The model's, if there is a model.
     asked
         Whether the user said the voxel size of the tomograms, or of the coordinates.
     """
-    tomogram = [p.geometry.angpix for p in source.placements]
-    headers = list(_headers(p.tomogram.open() for p in _spread(source.placements)))
+    voxels = sorted(
+        {p.geometry.angpix for p in source.placements}
+    )  # the headers', unless the user says another
     named, table = _of_tomogram(source)
-    words = _words([(named, table), ("headers", headers), ("model", [card.angpix] if card else None)])
+    words = _words([(named, table), ("voxels" if asked else "headers", voxels)])
     words += f"; boxes are cut at {source.angpix:.4g} A"
-    if not asked and table is not None and headers and _differ([*table, *headers]):
+    if not asked and table is not None and _differ([*table, *voxels]):
         level = warning if named == "STAR file's images" else error
         yield level(
             "pixel size",
             words,
             "Say the size of the voxels with --tomogram-angpix, or what the coordinates count with --coords-angpix.",
         )
-    elif max(tomogram) > source.angpix * (1 + TOLERANCE):
+    elif max(voxels) > source.angpix * (1 + TOLERANCE):
         yield warning(
             "pixel size", words, "Boxes finer than their tomogram hold no more detail than it does."
         )

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy.spatial import cKDTree
 
+from cryoclass.checks.findings import Finding, ok, warning
 from cryoclass.cutting import Placement
-from cryoclass.doctor.findings import Finding, ok, warning
 from cryoclass.particles import Particles
 from cryoclass.settings import Cutting
 from cryoclass.star.frames import Frame

@@ -5,7 +5,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from cryoclass.doctor.findings import Finding, error, ok, size
+from cryoclass.checks.findings import Finding, error, ok, size
+from cryoclass.errors import OutputError
 from cryoclass.settings import Extraction
 
 HEADER_BYTES = 1024  # of an MRC file
@@ -24,8 +25,9 @@ def check_disk(outdir: Path, needed: int) -> Iterator[Finding]:
     free = shutil.disk_usage(there).free
     words = f"{size(free)} free in {outdir}" + (f", {size(needed)} to be written" if needed else "")
     if not os.access(there, os.W_OK) or not there.is_dir():
-        yield error("disk", f"{there} cannot be written to", "Choose another --outdir.")
+        yield error("disk", f"{there} cannot be written to", "Choose another --outdir.", OutputError)
     elif needed > free:
-        yield error("disk", words, "Free some space, choose another --outdir, or a smaller --box.")
+        way_out = "Free some space, choose another --outdir, or a smaller --box."
+        yield error("disk", words, way_out, OutputError)
     else:
         yield ok("disk", words)

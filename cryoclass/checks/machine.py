@@ -12,9 +12,9 @@ import torch
 from cryoclass.backbones.packaged import packaged_weights
 from cryoclass.backbones.registry import BACKBONES, spec
 from cryoclass.backbones.weights import cache_folder, cached_weights
-from cryoclass.doctor.findings import Finding, ok, plural, size, warning
-from cryoclass.inference import engines
-from cryoclass.machine import Memory, choose_device, why_no_cuda
+from cryoclass.checks.findings import Finding, ok, plural, size, unknown, warning
+from cryoclass.machine import Memory, choose_device
+from cryoclass.machine import why_no_cuda as why_torch_has_no_cuda
 
 LITTLE_MEMORY = 2e9
 
@@ -73,7 +73,7 @@ def check_gpu(wish: str) -> Iterator[Finding]:
         A GPU was asked for and is not there.
     """
     place = choose_device(wish)
-    reason = why_no_cuda()
+    reason = why_torch_has_no_cuda()
     if reason and _has_nvidia():
         yield warning(
             "GPU",
@@ -83,27 +83,30 @@ def check_gpu(wish: str) -> Iterator[Finding]:
     elif reason:
         yield ok("GPU", f"none, the CPU computes: {reason}")
     else:
-        cards = [_gpu_words(index) for index in range(torch.cuda.device_count())]
-        yield ok("GPU", f"{'; '.join(cards)}" + (f"; computing on {place}" if place.type == "cpu" else ""))
+        for index in range(torch.cuda.device_count()):
+            yield _gpu(index, computing_on=str(place))
 
 
 def _has_nvidia() -> bool:
     return bool(shutil.which("nvidia-smi")) or Path("/dev/nvidia0").exists()
 
 
-def _gpu_words(index: int) -> str:
+def _gpu(index: int, computing_on: str) -> Finding:
+    name = torch.cuda.get_device_name(index)
+    elsewhere = f"; computing on {computing_on}" if computing_on == "cpu" else ""
     try:
         free, total = torch.cuda.mem_get_info(index)
     except RuntimeError as problem:  # such as a GPU that somebody else holds
-        return f"{torch.cuda.get_device_name(index)} ({str(problem).partition(chr(10))[0]})"
-    return f"{torch.cuda.get_device_name(index)}, {size(free)} of {size(total)} free"
+        reason = str(problem).partition("\n")[0]
+        return unknown("GPU", f"{name}: its memory could not be asked for ({reason}){elsewhere}")
+    return ok("GPU", f"{name}, {size(free)} of {size(total)} free{elsewhere}")
 
 
-def check_onnxruntime() -> Iterator[Finding]:
-    """Say what onnxruntime can compute on, and why CUDA is not among it."""
+def check_onnxruntime(why_no_cuda: str) -> Iterator[Finding]:
+    """Say what onnxruntime can compute on, and why CUDA is not among it; the reason is empty where it works."""
     names = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
     words = f"{onnxruntime.__version__}, built for {', '.join(names)}"
-    reason = engines.why_no_cuda().partition(": No such file")[0]
+    reason = why_no_cuda.partition(": No such file")[0]
     if not reason:
         yield ok("onnxruntime", f"{words}; CUDA works")
     elif torch.cuda.is_available():

@@ -3,11 +3,10 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from cryoclass.doctor.findings import Finding, ok, plural, warning
+from cryoclass.checks.findings import Finding, ok, plural
 from cryoclass.particles import Particles
 from cryoclass.settings import Cutting
 
-MIN_PER_CLASS = 3  # one each to train, to choose the best epoch and to score
 SHOWN_CLASSES = 8
 
 
@@ -37,34 +36,23 @@ def frame_words(particles: Particles, cutting: Cutting) -> str:
     return particles.frame.value if particles.frame else "no coordinates"
 
 
+def label_words(particles: Particles, asked: str | None) -> str:
+    """Say how many labels each class has; empty where there are none to speak of, and none were asked for."""
+    counts = count_labels(particles, asked)
+    column = particles.label_column(asked) if counts or asked is not None else ""
+    if not column or (asked is None and column == "rlnClassNumber" and len(counts) == 1):  # of a refinement
+        return ""
+    words = f"{column}: {_count_words(counts) or 'empty'}"
+    without = len(particles) - counts.total()
+    return words + (f"; {without} without" if counts.total() > 0 and without else "")
+
+
 def count_labels(particles: Particles, asked: str | None) -> Counter[str]:
     """Count the labels of each class; empty where the file has no label column and none was asked for."""
     if asked is None and not particles.has_label_column:
         return Counter()
     column = particles.label_column(asked)
     return Counter(label for label in particles.labels(column) if label is not None)
-
-
-def check_labels(particles: Particles, asked: str | None) -> Iterator[Finding]:
-    """Say how many labels each class has; nothing where there are none, and none were asked for."""
-    counts = count_labels(particles, asked)
-    column = particles.label_column(asked) if counts or asked is not None else ""
-    if not column or (asked is None and column == "rlnClassNumber" and len(counts) == 1):  # of a refinement
-        return
-    words = f"{column}: {_count_words(counts) or 'empty'}"
-    if 0 < counts.total() < len(particles):
-        words += f"; {len(particles) - counts.total()} without"
-    few = [name for name, count in counts.items() if count < MIN_PER_CLASS]
-    if few:
-        yield warning(
-            "labels",
-            f"{words}; too few of {', '.join(few[:SHOWN_CLASSES])}",
-            f"finetune needs {MIN_PER_CLASS} of each class at the very least: label more, or leave the class out.",
-        )
-    elif len(counts) < 2:
-        yield warning("labels", f"{words}; finetune needs two classes", "Add false positives, for example.")
-    else:
-        yield ok("labels", words)
 
 
 def _count_words(counts: Counter[str]) -> str:

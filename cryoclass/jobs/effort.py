@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cryoclass.backbones.registry import build_backbone
-from cryoclass.doctor.findings import Finding, duration, ok, size, warning
+from cryoclass.checks.findings import Finding, duration, ok, size, warning
 from cryoclass.inference.engines import Engine
 from cryoclass.settings import Size3
 

@@ -1,35 +1,43 @@
-"""What a check says, and the sheet that collects it."""
+"""What a check says: findings, how a command obeys them, and the sheet on which the doctor collects them."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from cryoclass.errors import CryoclassError
+from cryoclass.errors import CryoclassError, ParticleError
+from cryoclass.progress import Listener
 
-Level = Literal["ok", "warning", "error"]
+Level = Literal["ok", "unknown", "warning", "error"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One line of the doctor's report.
+    """What a rule says of what it looked at.
 
     Attributes
     ----------
     level
-        ``warning`` is worth a look; ``error`` would stop a command, or spoil its result.
+        ``unknown`` could not be told; ``warning`` is worth a look; ``error`` stops a command.
     topic
         One or two words.
     words
-        What was found, with values.
+        What was found, with values and the rule.
     way_out
         What to do about it; empty where nothing needs doing.
+    kind
+        The error that a command raises of it.
     """
 
     level: Level
     topic: str
     words: str
     way_out: str = ""
+    kind: type[CryoclassError] = ParticleError
+
+    def to_dict(self) -> dict[str, str]:
+        """Return plain values that JSON can hold."""
+        return {"level": self.level, "topic": self.topic, "words": self.words, "way_out": self.way_out}
 
 
 def ok(topic: str, words: str) -> Finding:
@@ -37,14 +45,41 @@ def ok(topic: str, words: str) -> Finding:
     return Finding(level="ok", topic=topic, words=words)
 
 
+def unknown(topic: str, words: str, way_out: str = "") -> Finding:
+    """Return a finding that something could not be told; that is never "ok"."""
+    return Finding(level="unknown", topic=topic, words=words, way_out=way_out)
+
+
 def warning(topic: str, words: str, way_out: str = "") -> Finding:
     """Return a finding that is worth a look."""
     return Finding(level="warning", topic=topic, words=words, way_out=way_out)
 
 
-def error(topic: str, words: str, way_out: str = "") -> Finding:
-    """Return a finding that would stop a command, or spoil its result."""
-    return Finding(level="error", topic=topic, words=words, way_out=way_out)
+def error(topic: str, words: str, way_out: str = "", kind: type[CryoclassError] = ParticleError) -> Finding:
+    """Return a finding that stops a command."""
+    return Finding(level="error", topic=topic, words=words, way_out=way_out, kind=kind)
+
+
+def failure(topic: str, problem: CryoclassError) -> Finding:
+    """Return what a function failed of as a finding, in its own words."""
+    return error(topic, str(problem).removesuffix("."), problem.hint, type(problem))
+
+
+def enforce(findings: Iterable[Finding], listener: Listener) -> None:
+    """Obey findings as a command does: raise the first error, warn of warnings, and note what could not be told.
+
+    Raises
+    ------
+    CryoclassError
+        Of the finding's kind, with its words and its way out.
+    """
+    for finding in findings:
+        if finding.level == "error":
+            raise finding.kind(f"{finding.words}.", finding.way_out)
+        if finding.level == "warning":
+            listener.warn(f"{finding.words}. {finding.way_out}".strip())
+        elif finding.level == "unknown":
+            listener.note(f"{finding.topic}: {finding.words}")
 
 
 def plural(count: int, noun: str) -> str:
@@ -99,7 +134,7 @@ class Sheet:
         try:
             yield
         except CryoclassError as problem:
-            self._add_failure(error(topic, str(problem).removesuffix("."), problem.hint))
+            self._add_failure(failure(topic, problem))
         except (OSError, MemoryError, RuntimeError) as problem:  # a RuntimeError is torch's, of a broken GPU
             self._add_failure(error(topic, f"{type(problem).__name__}: {problem}"))
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from cryoclass.doctor.findings import Finding, ok, warning
+from cryoclass.checks.findings import Finding, ok, warning
 from cryoclass.particles import Particles
 
 

@@ -1,13 +1,13 @@
-"""Whether the boxes lie inside their tomograms: the check that ``extract``, ``finetune`` and ``predict`` start with."""
+"""Whether the boxes lie inside their tomograms."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from cryoclass.checks.findings import Finding, error, ok, warning
+from cryoclass.checks.table import frame_words
 from cryoclass.cutting import Placement, TomogramSource, coordinate_frame
-from cryoclass.doctor.findings import Finding, error, ok, warning
-from cryoclass.doctor.table import frame_words
 from cryoclass.errors import ParticleError
 from cryoclass.settings import Extraction
 from cryoclass.star.frames import Frame, affine
@@ -57,61 +57,62 @@ def count_inside(placement: Placement) -> Inside:
     )
 
 
-def refuse_wrong_frame(source: TomogramSource) -> list[Inside]:
-    """Return the counts of every tomogram, unless most boxes lie outside.
-
-    Raises
-    ------
-    ParticleError
-        More than half of the boxes lie wholly outside their tomograms: frame and unit of the coordinates must have
-        been misunderstood. The message names them, and a frame in which the particles would lie inside.
-    """
-    counts = [count_inside(placement) for placement in source.placements]
-    total, outside = sum(c.particles for c in counts), sum(c.boxes_outside for c in counts)
-    if outside <= MOST_OUTSIDE * total:
-        return counts
-    taken = frame_words(source.particles, source.settings)
-    better = better_frame(source)
-    instead = f" Taken as {better.value}, they would lie inside." if better else ""
-    raise ParticleError(
-        f"{outside} of {total} boxes would lie outside their tomograms. Their coordinates were taken as "
-        f"{taken} ({source.particles.dialect}).{instead}",
-        _way_out(source, better),
-    )
-
-
 def check_inside(source: TomogramSource) -> Iterator[Finding]:
     """Say which share of particles and boxes lies inside, and in which tomogram it is worst.
 
-    Raises
-    ------
-    ParticleError
-        As :func:`refuse_wrong_frame`.
+    Where most lie outside, frame or unit of the coordinates must have been misunderstood: an error that names them, and a
+    frame in which the particles would lie inside.
     """
-    counts = refuse_wrong_frame(source)
-    total = sum(c.particles for c in counts)
+    counts = [count_inside(placement) for placement in source.placements]
+    total, outside = sum(c.particles for c in counts), sum(c.boxes_outside for c in counts)
     positions = sum(c.positions_outside for c in counts)
     sticking = sum(c.sticking_out + c.boxes_outside for c in counts)
-    words = f"{_percent(total - positions, total)} of {total} particles lie in their tomograms"
-    if sticking:
-        worst = max(counts, key=lambda c: (c.sticking_out + c.boxes_outside) / max(c.particles, 1))
-        words += (
-            f"; boxes of {source.box} pixels that stick out: {sticking}, worst {worst.tomogram}: "
-            f"{worst.sticking_out + worst.boxes_outside} of {worst.particles}"
+    words = _inside_words(source, counts)
+    if outside > MOST_OUTSIDE * total:
+        yield _wrong_frame(source, f"{outside} of {total} boxes would lie outside their tomograms")
+    elif positions > MOST_OUTSIDE * total:
+        yield _wrong_frame(source, f"{positions} of {total} particles would lie outside their tomograms")
+    elif outside:
+        skipped = f"{outside} of {total} boxes lie outside their tomograms and will be skipped"
+        yield warning(
+            "inside", f"{skipped}; {words}", "A few may be picks at the rim; many mean a wrong frame."
         )
-    way_out = f"--edge {source.settings.edge}: boxes partly outside " + (
-        "repeat the outermost voxels." if source.settings.edge == "replicate" else "are left out."
-    )
-    if positions > MOST_OUTSIDE * total:
-        yield error("inside", words, _way_out(source, better_frame(source)))
     elif positions:
         yield warning(
             "inside", words, "A few may be picks at the rim; many mean a wrong frame or pixel size."
         )
     elif sticking > MOST_OUTSIDE * total:
-        yield warning("inside", words, way_out)
+        yield warning("inside", words, _edge_words(source))
     else:
         yield ok("inside", words)
+
+
+def _inside_words(source: TomogramSource, counts: list[Inside]) -> str:
+    total, positions = sum(c.particles for c in counts), sum(c.positions_outside for c in counts)
+    sticking = sum(c.sticking_out + c.boxes_outside for c in counts)
+    words = f"{_percent(total - positions, total)} of {total} particles lie in their tomograms"
+    if not sticking:
+        return words
+    worst = max(counts, key=lambda c: (c.sticking_out + c.boxes_outside) / max(c.particles, 1))
+    return (
+        f"{words}; boxes of {source.box} pixels that stick out: {sticking}, worst {worst.tomogram}: "
+        f"{worst.sticking_out + worst.boxes_outside} of {worst.particles}"
+    )
+
+
+def _edge_words(source: TomogramSource) -> str:
+    what = "repeat the outermost voxels" if source.settings.edge == "replicate" else "are left out"
+    return f"--edge {source.settings.edge}: boxes partly outside {what}."
+
+
+def _wrong_frame(source: TomogramSource, words: str) -> Finding:
+    taken, better = frame_words(source.particles, source.settings), better_frame(source)
+    instead = f". Taken as {better.value}, they would lie inside" if better else ""
+    return error(
+        "inside",
+        f"{words}. Their coordinates were taken as {taken} ({source.particles.dialect}){instead}",
+        _way_out(source, better),
+    )
 
 
 def better_frame(source: TomogramSource) -> Frame | None:

@@ -1,0 +1,1 @@
+"""What can go wrong, each rule once: functions that yield findings. Commands raise the first error, the doctor prints all."""

@@ -1,0 +1,20 @@
+"""The model: what it is, where it would run."""
+
+from collections.abc import Iterator
+
+from cryoclass.card import ModelCard
+from cryoclass.checks.findings import Finding, ok
+
+SHOWN_CLASSES = 6
+
+
+def check_model(card: ModelCard, engine: str) -> Iterator[Finding]:
+    """Say what a model is and where it would run; opening it has shown that it is whole."""
+    more = len(card.classes) - SHOWN_CLASSES
+    names = ", ".join(card.classes[:SHOWN_CLASSES]) + (f" and {more} more" if more > 0 else "")
+    contrast = "" if card.contrast == "unknown" else f", {card.contrast} particles"
+    yield ok(
+        "model",
+        f"{card.backbone} for {len(card.classes)} classes ({names}), boxes of {card.box[0]} pixels of "
+        f"{card.angpix:.4g} A{contrast}; {engine}",
+    )
