@@ -12,7 +12,7 @@ from cryoclass.particles import Particles
 from cryoclass.progress import Track, silent
 from cryoclass.results import Skipped, write_skipped
 from cryoclass.sources import none_readable, read_many
-from cryoclass.star.extracted import Boxes, written_frame
+from cryoclass.star.extracted import ExtractedBoxes, written_frame
 from cryoclass.star.frames import Frame, affine, origins_in_subtomogram
 from cryoclass.star.names import project_path, stem
 from cryoclass.volumes.mrc import write_volume
@@ -133,7 +133,7 @@ def output_table(source: TomogramSource, rows: np.ndarray, images: Sequence[Path
     coordinates, remainder = _places(source, frame, centres=folded)
     optics, group = _optics(source)
     orientation = None if particles.orientation is None else particles.orientation[rows]
-    boxes = Boxes(
+    boxes = ExtractedBoxes(
         rows=rows,
         images=images,
         angpix=source.angpix,

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from cryoclass.errors import ParticleError
-from cryoclass.star.extracted import Boxes, with_boxes
+from cryoclass.star.extracted import ExtractedBoxes, with_boxes
 from cryoclass.star.frames import Frame, origins_in_tomogram
 from cryoclass.star.names import resolve
 from cryoclass.star.optimisation import OptimisationSet
@@ -321,7 +321,7 @@ class Particles:
         """Return the particles with columns added or replaced, all else as it was."""
         return replace(self, file=self.file.with_columns(columns))
 
-    def with_boxes(self, boxes: Boxes) -> "Particles":
+    def with_boxes(self, boxes: ExtractedBoxes) -> "Particles":
         """Return the particles that were cut, with all that describes their boxes, all else as it was."""
         return replace(self, file=with_boxes(self.file, boxes))
 

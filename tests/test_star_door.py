@@ -116,7 +116,9 @@ def star(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "write"), [("x.tbl", dynamo), ("x.em", motive_list), ("x.star", star)], ids=["Dynamo", "EM", "STAR"]
+    ("name", "write"),
+    [("x.tbl", dynamo), ("x.em", motive_list), ("x.star", star)],
+    ids=["Dynamo", "EM", "STAR"],
 )
 def test_every_format_gives_the_same_values(tmp_path, name, write):
     write(tmp_path / name)

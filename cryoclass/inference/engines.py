@@ -320,7 +320,7 @@ def _card(session: Any, path: Path) -> ModelCard:
     return card
 
 
-def why_no_cuda() -> str:
+def why_onnxruntime_has_no_cuda() -> str:
     """Return why onnxruntime cannot use a CUDA GPU here; empty where nothing stands against it."""
     with _quiet():
         _preload()

@@ -9,8 +9,7 @@ from cryoclass.inference.engines import Engine
 from cryoclass.outputs import Outputs
 from cryoclass.progress import Track, silent
 from cryoclass.sources import Source, fastest_order, none_readable, read_many
-
-PURE = {"probabilities"}  # outputs that follow from others, and are not stored
+from cryoclass.tasks import task_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,13 +65,14 @@ def compute(engine: Engine, source: Source, outputs: Outputs, flow: Flow = Flow(
     OutputError
         The disk is full.
     """
+    follows = {name for task in engine.card.tasks for name in task_named(task).follows}
     rows = fastest_order(source, outputs.pending)
     stream = flow.track(batches(source, rows, flow), "predicting", len(rows), lambda batch: batch.size)
     for batch in stream:
         outputs.refuse(batch.unreadable)
         if len(batch.rows):
             said = engine.run(batch.voxels)
-            outputs.fill(batch.rows, {name: value for name, value in said.items() if name not in PURE})
+            outputs.fill(batch.rows, {name: value for name, value in said.items() if name not in follows})
     outputs.flush()
     if not len(outputs.done):
         reason = outputs.reasons[min(outputs.reasons)]

@@ -261,7 +261,7 @@ class Examination:
         self.sheet.run("computer", machine.check_computer(self.cores, memory()))
         self.sheet.run("torch", machine.check_torch())
         self.sheet.run("GPU", machine.check_gpu(self.request.device))
-        self.sheet.run("onnxruntime", machine.check_onnxruntime(engines.why_no_cuda()))
+        self.sheet.run("onnxruntime", machine.check_onnxruntime(engines.why_onnxruntime_has_no_cuda()))
         self.sheet.run("weights", machine.check_weights(self.request.backbone))
 
     def _estimate(self) -> None:

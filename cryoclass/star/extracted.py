@@ -24,7 +24,7 @@ OFFSETS = [f"cryoclassOffset{axis}Angst" for axis in "XYZ"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Boxes:
+class ExtractedBoxes:
     """What was cut, in the order of ``rows``.
 
     Attributes
@@ -63,7 +63,7 @@ def written_frame(frame: Frame) -> Frame:
     return _WRITTEN_FRAME.get(frame, frame)
 
 
-def with_boxes(file: ParticleFile, boxes: Boxes) -> ParticleFile:
+def with_boxes(file: ParticleFile, boxes: ExtractedBoxes) -> ParticleFile:
     """Return the table with the rows that were cut only, their images, and everything that describes them.
 
     All other blocks, columns, comments and cells stay as they were. ``rlnCtfImage`` goes: it describes another box.
@@ -78,7 +78,7 @@ def with_boxes(file: ParticleFile, boxes: Boxes) -> ParticleFile:
     return table.with_text(_described(table.rows, boxes))
 
 
-def _with_optics(table: ParticleFile, boxes: Boxes) -> ParticleFile:
+def _with_optics(table: ParticleFile, boxes: ExtractedBoxes) -> ParticleFile:
     """Give a table that has no optics, such as RELION 5's picks, those of its tomograms: RELION cannot do without."""
     known = all(group.keys() == set(OPTICS_COLUMNS) for group in boxes.optics)
     if table.rows.optics_table is not None or not known:
@@ -93,7 +93,7 @@ def _with_optics(table: ParticleFile, boxes: Boxes) -> ParticleFile:
     return replace(wider, rows=Rows(text=text, block=text.blocks[place]))
 
 
-def _places(table: ParticleFile, boxes: Boxes) -> dict[str, list[str]]:
+def _places(table: ParticleFile, boxes: ExtractedBoxes) -> dict[str, list[str]]:
     """Return the columns that say where the boxes are."""
     columns: dict[str, list[str]] = {}
     dialect = table.dialect
@@ -124,7 +124,7 @@ def _pixel_sizes(table: ParticleFile, angpix: float) -> dict[str, list[str]]:
     return columns
 
 
-def _described(rows: Rows, boxes: Boxes) -> StarFile:
+def _described(rows: Rows, boxes: ExtractedBoxes) -> StarFile:
     """Tell the optics table, and RELION 5's general block, what the images are now."""
     text, optics = rows.text, rows.optics_table
     if optics is not None and optics.labels:

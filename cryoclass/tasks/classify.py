@@ -29,6 +29,8 @@ class Classify(Task):
         "logits": (PARTICLES, CLASSES),
     }
 
+    follows = frozenset({"probabilities"})
+
     def make_head(self, backbone: Backbone, classes: int) -> nn.Linear:
         """Return a linear layer from the vector to one number a class."""
         return nn.Linear(backbone.width, classes)

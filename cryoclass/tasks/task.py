@@ -47,12 +47,15 @@ class Task(ABC):
     outputs
         The axes of the named outputs that it adds, in their order, as :attr:`cryoclass.card.Card.outputs`. Engines give
         them, files of outputs are named by them, and an ONNX file has them.
+    follows
+        Those of them that follow from the others, and need not be stored.
     needs_maps
         Whether its head takes feature maps, which not every backbone hands out.
     """
 
     name: ClassVar[str]
     outputs: ClassVar[Mapping[str, Axes]]
+    follows: ClassVar[frozenset[str]] = frozenset()
     needs_maps: ClassVar[bool] = False
 
     # ------------------------------------------------------------------------------------------- network
