@@ -70,6 +70,9 @@ def test_an_answer_that_is_no_number_counts_as_unreadable_and_leaves_none(tmp_pa
     outputs.fill(np.array([0, 1, 2]), values)
     assert outputs.status[:3].tolist() == [Status.DONE, Status.UNREADABLE, Status.UNREADABLE]
     assert outputs.reasons == {1: NO_NUMBER, 2: NO_NUMBER}
+    for name in ("logits", "embedding"):
+        assert np.isnan(outputs[name][1:]).all()
+        assert np.isfinite(outputs[name][0]).all()
     decisions = decide(outputs)
     assert not decisions.probabilities[1:].any()
     assert decisions.classes.tolist() == [0, -1, -1, -1, -1, -1]
@@ -94,6 +97,15 @@ def test_a_kill_at_the_beginning_is_no_obstacle(tmp_path, damage):
     assert outputs.complete
     open_outputs(tmp_path / "o", replace(FACTS_A, input="others"))
     assert {path.name for path in (tmp_path / "o").iterdir()} == {FACTS, STATUS}, "no orphan is left"
+
+
+def test_what_is_removed_first_is_what_says_that_the_rest_is_there(tmp_path):
+    """A kill in the middle of removing must not leave half of the arrays with their facts."""
+    fill(open_outputs(tmp_path / "o", FACTS_A), [0])
+    (tmp_path / "o" / "stubborn.npy").mkdir()
+    with pytest.raises(OutputError):
+        open_outputs(tmp_path / "o", replace(FACTS_A, input="others"))
+    assert not (tmp_path / "o" / FACTS).exists()
 
 
 def test_a_reason_that_a_kill_cut_off_is_passed_over(tmp_path):

@@ -146,6 +146,9 @@ def test_other_boxes_have_another_fingerprint():
         JoinedSource([plain, plain]),
     ]
     assert len({source.fingerprint() for source in sources}) == len(sources)
+    elsewhere = Numbered()
+    elsewhere.fingerprint = lambda: "the same voxels as far as was looked, in other files"
+    assert Boxes(source=elsewhere).fingerprint != Boxes(source=plain).fingerprint
     changed = Numbered()
     changed.read = lambda index: np.full((4, 4, 4), index, np.float32)
     assert Boxes(source=changed).fingerprint != Boxes(source=plain).fingerprint
