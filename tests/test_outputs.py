@@ -2,9 +2,11 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from network_helpers import small_card
 
 from cryoclass.errors import OutputError, ParticleError
 from cryoclass.inference.pipeline import Flow, compute
@@ -139,7 +141,7 @@ def test_a_table_of_which_nothing_can_be_read_leaves_nothing(tmp_path):
 
     outputs = open_outputs(tmp_path / "o", FACTS_A)
     with pytest.raises(ParticleError, match="none of 6 particles can be read; the first: tomogram of row 0"):
-        compute(None, Nothing(), outputs, Flow(batch_size=4))
+        compute(SimpleNamespace(card=small_card()), Nothing(), outputs, Flow(batch_size=4))
     assert not (tmp_path / "o").exists()
 
 
