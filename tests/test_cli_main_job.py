@@ -249,8 +249,10 @@ def test_finetune_takes_class_numbers_of_a_named_column(cryoclass, extracted):
 
 
 def wait_for(path: Path, process) -> None:
+    deadline = time.monotonic() + 120
     while not path.exists():
         assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, f"{path} does not come"
         time.sleep(0.002)
 
 

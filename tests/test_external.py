@@ -209,7 +209,8 @@ def test_training_can_be_aborted(cryoclass, extracted, monkeypatch, tmp_path):
     monkeypatch.chdir(extracted.root)
 
     def press_abort() -> None:
-        while not (tmp_path / "checkpoint.pt").exists():
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "checkpoint.pt").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         (tmp_path / ABORT_NOW).touch()
 
@@ -225,8 +226,11 @@ def test_training_can_be_aborted(cryoclass, extracted, monkeypatch, tmp_path):
 def test_a_signal_is_told_as_failure(console_script, extracted):
     folder = extracted.root / "External" / "job011"
     process = console_script("finetune", "--o", folder, *TRAIN.split(), cwd=extracted.root)
+    too_late = threading.Timer(120, process.kill)  # a line that never comes would be waited for without end
+    too_late.start()
     while not process.stdout.readline().startswith("epoch"):
         assert process.poll() is None
+    too_late.cancel()
     assert markers(folder) == []
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)

@@ -183,3 +183,13 @@ def test_a_network_that_cannot_take_a_recipes_size_is_shown_its_own():
     assert picky.resolve(recipe=recipe("quick", "random").preparation).input_size == (28, 28, 28)
     with pytest.raises(UsageError, match="cannot take an input of 32x32x32"):
         picky.resolve(NetworkInput(input_size=(32, 32, 32)))
+
+
+def test_a_box_of_little_contrast_is_stretched_like_any_other():
+    """A deviation of a thousandth of the largest magnitude is a picture; only rounding errors count as constant."""
+    noise = torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(1))
+    faint = 1000 + noise
+    grey = Preparer(Preparation(input_size=(8, 8, 8), intensity="standard")).grey(faint)
+    assert grey.std(correction=0) == pytest.approx(1, abs=1e-3)
+    wanted = (noise - noise.mean()) / noise.std(correction=0)
+    torch.testing.assert_close(grey[0, 0], wanted[0], rtol=0, atol=1e-2)
