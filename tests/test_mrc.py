@@ -191,6 +191,7 @@ def test_stacks_of_volumes_have_four_axes(ispg, mz, shape, put):
         ((0.0, 0, 0), 5, None),
         ((5.0, 4, 3), 5, None),  # 1 A per voxel is what programs write for unknown
         ((5.05, 4, 3), 5, 1.01),
+        ((5.01, 4, 3), 5, 1.002),
         ((25.0, 1, 1), 0, None),
         ((-25.0, 1, 1), 5, None),
         ((np.nan, 1, 1), 5, None),

@@ -10,6 +10,7 @@ from cryoclass.errors import VolumeError
 from cryoclass.volumes.contrast import measure_contrast
 from cryoclass.volumes.crop import crop, overlap
 from cryoclass.volumes.normalise import normalise
+from cryoclass.volumes.pixels import agree
 from cryoclass.volumes.rescale import (
     apply_rescale,
     centre_of,
@@ -248,3 +249,90 @@ def test_a_bright_corner_is_no_particle():
     cube = noise((16, 16, 16), seed=4) * 0.1
     cube[:4, :4, :4] += 50
     assert measure_contrast(cube) == "unknown"
+
+
+# ------------------------------------------------------------------------- limits, each from both sides
+
+
+def ball_in_known_noise(deviations: float, shape: tuple[int, int, int] = (32, 32, 32)) -> np.ndarray:
+    """Return a box whose centre lies as many standard deviations of its outside above the outside's mean."""
+    side = min(shape)
+    axes = np.ogrid[tuple(slice(-(n // 2), n - n // 2) for n in shape)]
+    squared = sum(axis**2.0 for axis in axes)
+    box = np.random.default_rng(3).normal(size=shape)
+    outside = squared > (side / 2) ** 2
+    box = (box - box[outside].mean()) / box[outside].std()
+    centre = squared <= (side / 4) ** 2
+    box[centre] = deviations
+    return box.astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("deviations", "contrast"),
+    [(2.1, "bright"), (1.9, "unknown"), (-1.9, "unknown"), (-2.1, "dark"), (0.0, "unknown")],
+)
+def test_two_deviations_make_a_contrast(deviations, contrast):
+    assert measure_contrast(ball_in_known_noise(deviations)) == contrast
+
+
+def test_the_contrast_of_a_flat_box_goes_by_its_shortest_side():
+    assert measure_contrast(ball_in_known_noise(4.0, (16, 32, 32))) == "bright"
+
+
+def test_a_box_without_an_outside_has_no_contrast():
+    assert measure_contrast(np.ones((1, 1, 1), np.float32)) == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "same"),
+    [((10.0, 10.099), True), ((10.0, 10.101), False), ((99.005, 100.0), False), ((10, 10.09, 10.05), True)],
+)
+def test_one_per_cent_of_the_smaller_is_the_same_size(sizes, same):
+    assert agree(*sizes) is same
+    assert agree(*reversed(sizes)) is same
+
+
+@pytest.mark.parametrize(
+    ("centre", "where"), [(12, "outside"), (11, "partial"), (-2, "outside"), (-1, "partial")]
+)
+def test_a_box_that_touches_a_volume_from_outside_is_outside(centre, where):
+    """Of 4 voxels, two lie before the centre: at 12 it begins where the volume of 10 ends."""
+    assert overlap((10, 10, 10), (5, 5, centre), 4) == where
+
+
+def test_a_cube_of_the_same_size_is_left_as_it_is():
+    cube = noise((12, 12, 12))
+    np.testing.assert_allclose(fourier_rescale(cube, 12), cube, atol=1e-5)
+
+
+def test_a_cube_that_grows_loses_the_corners_beyond_the_nyquist_sphere():
+    spectrum = np.abs(np.fft.fftn(fourier_rescale(noise((8, 8, 8)), 16)))
+    k = np.minimum(np.arange(16), 16 - np.arange(16))
+    far = sum(part**2 for part in np.ix_(k, k, k)) > 4**2
+    assert spectrum[far].max() < 1e-3 * spectrum[~far].max()
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_cube_that_grows_keeps_the_nyquist_frequency_of_each_axis(axis):
+    wave = np.moveaxis(np.broadcast_to([1.0, -1.0] * 4, (8, 8, 8)), -1, axis).astype(np.float32)
+    assert np.abs(fourier_rescale(wave, 16)).max() > 0.4
+
+
+@pytest.mark.parametrize("box", [15, 16, 31, 32])
+@pytest.mark.parametrize("ratio", np.linspace(0.4, 3.0, 60).round(4).tolist())
+def test_a_plan_is_even_meets_the_pixel_size_and_cuts_what_it_needs(box, ratio):
+    plan = plan_rescale(box, 10.0, 10.0 * ratio)
+    assert plan.cut % 2 == 0 or plan.cut == box
+    assert plan.angpix == pytest.approx(10.0 * ratio, rel=1e-3)
+    if plan.scaled is not None and plan.scaled != plan.cut:
+        assert plan.scaled % 2 == 0
+        assert box <= plan.scaled <= 2 * box + box % 2
+        assert plan.cut / plan.scaled == pytest.approx(plan.step)
+    elif plan.scaled is None:
+        assert plan.cut >= box * ratio + 4, "interpolation looks beyond the box"
+
+
+def test_twice_the_box_is_the_last_that_is_tried():
+    """A ratio of 1 + 1/16 is that of 34 to 32 pixels, and of no smaller even pair within 0.1 %."""
+    plan = plan_rescale(16, 10.0, 10.0 * 34 / 32)
+    assert (plan.cut, plan.scaled) == (34, 32)
