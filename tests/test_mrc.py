@@ -94,6 +94,7 @@ def test_a_big_endian_byte_volume_is_known_by_its_size(put):
         (b"not a volume, but a long text. " * 100, "is not an MRC volume"),
         (b"\0" * 5000, "is not an MRC volume"),
         (b"\xff" * 5000, "is not an MRC volume"),
+        (mrc(ramp(), mode=2).replace(b"\x02\0\0\0", b"\x66\0\0\0", 1), "is not an MRC volume"),  # mode 102
         (mrc(ramp())[:1024], "is truncated: 1024 bytes, but its header speaks of 1264"),
         (mrc(ramp())[:-1], "is truncated: 1263 bytes"),
         (mrc(ramp(), extended=b"x" * 160)[:-1], "is truncated: 1423 bytes, but its header speaks of 1424"),
@@ -158,6 +159,13 @@ def test_columns_rows_and_sections_become_x_y_and_z(axes, put):
     assert np.array_equal(volume.data, by_axis.T)
 
 
+def test_the_axes_of_a_stack_of_volumes_are_put_right_too(put):
+    stored = ramp((6, 4, 5))
+    volume = open_volume(put(mrc(stored, ispg=401, mz=2, mapc=2, mapr=1, maps=3)))
+    assert volume.data.shape == (3, 2, 5, 4)
+    assert np.array_equal(volume.data, stored.reshape(3, 2, 4, 5).transpose(0, 1, 3, 2))
+
+
 def test_axes_that_nobody_filled_in_are_the_usual_ones_and_nonsense_is_refused(put):
     assert np.array_equal(open_volume(put(mrc(ramp(), mapc=0, mapr=0, maps=0))).data, ramp())
     with pytest.raises(VolumeError, match=re.escape("has axis order (1, 1, 3)")):
@@ -191,7 +199,7 @@ def test_stacks_of_volumes_have_four_axes(ispg, mz, shape, put):
         ((0.0, 0, 0), 5, None),
         ((5.0, 4, 3), 5, None),  # 1 A per voxel is what programs write for unknown
         ((5.05, 4, 3), 5, 1.01),
-        ((5.01, 4, 3), 5, 1.002),
+        ((5.005, 4, 3), 5, 1.001),
         ((25.0, 1, 1), 0, None),
         ((-25.0, 1, 1), 5, None),
         ((np.nan, 1, 1), 5, None),

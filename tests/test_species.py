@@ -20,6 +20,7 @@ from cryoclass.simulation.species import (
     BLOBS,
     DESCRIPTION,
     GROUPS,
+    HOLLOW,
     Assemblies,
     describe,
     draw_assemblies,
@@ -54,8 +55,8 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def drawn(count, seed=0):
-    return draw_assemblies(count, DIAMETER, RESOLUTION, seeded(seed))
+def drawn(count, seed=0, hollow=HOLLOW):
+    return draw_assemblies(count, DIAMETER, RESOLUTION, seeded(seed), hollow)
 
 
 def small(count, seed=0):
@@ -126,9 +127,8 @@ def test_diameters_stay_within_their_limits_and_their_logarithm_is_drawn_evenly(
 
 
 @pytest.mark.parametrize("hollow", [0.0, 1.0])
-def test_the_centre_of_mass_is_the_origin_and_all_masses_together_are_one(monkeypatch, hollow):
-    monkeypatch.setattr(species, "HOLLOW", hollow)
-    found = drawn(500)
+def test_the_centre_of_mass_is_the_origin_and_all_masses_together_are_one(hollow):
+    found = drawn(500, hollow=hollow)
     assert found.weights.sum(1) == pytest.approx(1, abs=1e-5)
     assert found.weights.min() >= 0
     centre = (found.positions * found.weights[..., None]).sum(1)
@@ -153,9 +153,8 @@ def test_every_subunit_has_the_same_number_of_blobs():
 
 
 @pytest.mark.parametrize("hollow", [0.0, 1.0])
-def test_species_repeat_under_their_own_symmetry(monkeypatch, hollow):
-    monkeypatch.setattr(species, "HOLLOW", hollow)
-    found = drawn(2000)
+def test_species_repeat_under_their_own_symmetry(hollow):
+    found = drawn(2000, hollow=hollow)
     for name in set(GROUPS) - {"C1", "rod"}:
         rows = (found.group == NAMES.index(name)).nonzero()[:2, 0].tolist()
         assert len(rows) == 2
@@ -166,18 +165,16 @@ def test_species_repeat_under_their_own_symmetry(monkeypatch, hollow):
         assert not repeats_under(found, rows[0], random_turns(1, seeded(1))[0].double().numpy()), name
 
 
-def test_hollow_species_have_nothing_inside(monkeypatch):
-    monkeypatch.setattr(species, "HOLLOW", 1.0)
-    found = drawn(1000)
+def test_hollow_species_have_nothing_inside():
+    found = drawn(1000, hollow=1.0)
     for name in ("D3", "T", "O", "I"):  # their centre stays where it is when blobs move outwards
         for row in (found.group == NAMES.index(name)).nonzero()[:, 0].tolist():
             positions, _ = blobs(found, row)
             assert np.linalg.norm(positions, axis=1).min() > 0.749 * float(found.radius[row]), name
 
 
-def test_the_copies_of_a_rod_follow_each_other_along_a_screw(monkeypatch):
-    monkeypatch.setattr(species, "HOLLOW", 0.0)
-    found = drawn(1000)
+def test_the_copies_of_a_rod_follow_each_other_along_a_screw():
+    found = drawn(1000, hollow=0.0)
     rows = (found.group == NAMES.index("rod")).nonzero()[:, 0].tolist()
     orders = set()
     for row in rows:

@@ -63,6 +63,20 @@ def test_overlap_counts_the_voxels_of_the_box_that_lie_inside(centre, box):
     assert overlap(SHAPE, centre, box) == expected
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("start", "expected"),
+    [
+        *((-4, "outside"), (-3, "partial"), (-1, "partial"), (0, "inside")),
+        *((6, "inside"), (7, "partial"), (9, "partial"), (10, "outside")),
+    ],
+)
+def test_one_voxel_decides_whether_a_box_lies_inside(axis, start, expected):
+    centre = [5, 5, 5]
+    centre[axis] = start + 2
+    assert overlap((10, 10, 10), tuple(centre), 4) == expected
+
+
 @pytest.mark.parametrize("box", [4, 5])
 def test_the_asked_voxel_becomes_the_centre(box):
     volume = np.zeros((20, 20, 20), dtype=np.float32)
@@ -100,6 +114,44 @@ def test_a_fourier_rescale_reads_a_wave_at_the_new_voxels(side, size):
     assert fourier_rescale(wave(side), size) == pytest.approx(wave(size), abs=1e-5)
 
 
+def wave(side: int, frequencies: tuple[int, int, int], step: float = 1.0) -> np.ndarray:
+    """Return a wave of whole periods (z, y, x) over ``side`` voxels, read at every ``step`` from the centre."""
+    count = round(side / step)
+    places = (np.arange(count) - count // 2) * step + side // 2
+    phase = sum(n * axis for n, axis in zip(frequencies, np.ix_(places, places, places), strict=True))
+    return np.cos(2 * np.pi / side * phase)
+
+
+def test_a_cube_of_the_right_size_stays_what_it_is():
+    assert fourier_rescale(noise((8, 8, 8)), 8) == pytest.approx(noise((8, 8, 8)), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("frequencies", "stays"), [((3, 4, 0), True), ((0, 0, 4), True), ((4, 4, 0), False), ((3, 3, 3), False)]
+)
+def test_a_cube_that_grows_loses_what_lies_beyond_the_nyquist_sphere(frequencies, stays):
+    found = fourier_rescale(wave(10, frequencies), 20)
+    assert found[::2, ::2, ::2] == pytest.approx(wave(10, frequencies) * stays, abs=1e-5)
+
+
+@pytest.mark.parametrize(("sign", "stays"), [(1, True), (-1, False)])
+def test_of_two_nyquist_frequencies_the_positive_one_is_kept(sign, stays):
+    found = fourier_rescale(wave(16, (4 * sign, 0, 1)), 8)
+    assert found == pytest.approx(wave(8, (4 * sign, 0, 1)) * stays, abs=1e-5)
+
+
+@pytest.mark.parametrize(("step", "frequency", "stays"), [(2, 3, True), (2, 4, False), (2, 5, False)])
+def test_interpolating_leaves_out_what_the_coarser_grid_cannot_hold(step, frequency, stays):
+    found = fourier_interpolate(wave(16, (0, frequency, 0)), 8, step)
+    assert found == pytest.approx(wave(16, (0, frequency, 0), step) * stays, abs=1e-5)
+
+
+@pytest.mark.parametrize("frequency", [1, 3, 7])
+def test_interpolating_finer_adds_no_frequency(frequency):
+    found = fourier_interpolate(wave(16, (frequency, 0, 1)), 32, 0.5)
+    assert found == pytest.approx(wave(16, (frequency, 0, 1), 0.5), abs=1e-4)
+
+
 @pytest.mark.parametrize(("side", "size"), [(16, 12), (12, 16)])
 def test_there_and_back_again(side, size):
     smooth = noise((side, side, side), blur=2.0)
@@ -131,6 +183,33 @@ def test_any_pixel_size_is_met_within_a_thousandth(box, from_angpix, ratio):
     assert plan.cut % 2 == 0
     assert plan.cut * from_angpix >= box * plan.angpix * (1 - 1e-9)
     assert plan.scaled is None or (plan.scaled % 2 == 0 and box <= plan.scaled <= 2 * box)
+    # Fourier space joins opposite faces: what is interpolated needs two pixels more on each side.
+    assert plan.scaled is not None or plan.cut >= box * to_angpix / from_angpix + 4 - 1e-9
+
+
+def test_odd_boxes_are_the_centre_of_even_cubes():
+    plan = plan_rescale(9, 10.0, 15.0)
+    assert (plan.cut, plan.scaled, plan.box) == (18, 12, 9)
+
+
+def test_up_to_twice_the_box_is_cut_before_voxels_are_interpolated():
+    """17 to 16 is met by no pair of even cubes below 34 and 32."""
+    assert plan_rescale(16, 16.0, 17.0).scaled == 32
+    assert plan_rescale(14, 16.0, 17.0).scaled is None
+
+
+@pytest.mark.parametrize("box", [15, 16, 31, 32])
+@pytest.mark.parametrize("ratio", np.linspace(0.4, 3.0, 60).round(4).tolist())
+def test_a_plan_is_even_meets_the_pixel_size_and_cuts_what_it_needs(box, ratio):
+    plan = plan_rescale(box, 10.0, 10.0 * ratio)
+    assert plan.cut % 2 == 0 or plan.cut == box
+    assert plan.angpix == pytest.approx(10.0 * ratio, rel=1e-3)
+    if plan.scaled is not None and plan.scaled != plan.cut:
+        assert plan.scaled % 2 == 0
+        assert box <= plan.scaled <= 2 * box + box % 2
+        assert plan.cut / plan.scaled == pytest.approx(plan.step)
+    elif plan.scaled is None:
+        assert plan.cut >= box * ratio + 4, "interpolation looks beyond the box"
 
 
 def test_a_pixel_size_that_is_there_already_changes_nothing():
@@ -174,6 +253,24 @@ def test_a_constant_stays_what_it_is():
         plan = plan_rescale(16, 10.0, to_angpix)
         cube = np.full((plan.cut,) * 3, 4.2)
         assert apply_rescale(cube, plan) == pytest.approx(np.full((16, 16, 16), 4.2), rel=1e-5)
+
+
+# ------------------------------------------------------------------------------------------ pixel sizes
+
+
+@pytest.mark.parametrize(
+    ("sizes", "same"),
+    [
+        ((10.0,), True),
+        ((10.0, 10.09), True),
+        ((10.09, 10.0), True),
+        ((10.0, 10.1005), False),  # less than 1 % of the larger, but more than 1 % of the smaller
+        ((10.11, 10.0), False),
+        ((10.0, 10.06, 9.95), False),
+    ],
+)
+def test_lengths_within_one_per_cent_are_the_same(sizes, same):
+    assert agree(*sizes) is same
 
 
 # ------------------------------------------------------------------------------------------ normalise
@@ -238,6 +335,22 @@ def test_a_mean_that_shows_nothing_has_no_contrast(value):
     assert measure_contrast(np.full((16, 16, 16), value, dtype=np.float32)) == "unknown"
 
 
+@pytest.mark.parametrize(
+    ("height", "contrast"), [(2.1, "bright"), (1.9, "unknown"), (-1.9, "unknown"), (-2.1, "dark")]
+)
+def test_a_contrast_takes_two_deviations_of_the_outside(height, contrast):
+    cube = np.full((17, 17, 17), height)
+    outside = distances(17) > 8.5
+    cube[outside] = np.resize(
+        [1.0, -1.0], outside.sum()
+    )  # mean 0, deviation 1: it is an even number of voxels
+    assert measure_contrast(cube) == contrast
+
+
+def test_a_box_without_an_outside_has_no_contrast():
+    assert measure_contrast(np.ones((1, 1, 1))) == "unknown"
+
+
 def test_a_particle_may_fill_the_sphere_that_touches_the_faces():
     cube = noise((16, 16, 16), seed=4) * 0.1
     cube[distances(16) <= 8] += 1 + distances(16)[distances(16) <= 8] / 2
@@ -249,9 +362,6 @@ def test_a_bright_corner_is_no_particle():
     cube = noise((16, 16, 16), seed=4) * 0.1
     cube[:4, :4, :4] += 50
     assert measure_contrast(cube) == "unknown"
-
-
-# ------------------------------------------------------------------------- limits, each from both sides
 
 
 def ball_in_known_noise(deviations: float, shape: tuple[int, int, int] = (32, 32, 32)) -> np.ndarray:
@@ -267,72 +377,5 @@ def ball_in_known_noise(deviations: float, shape: tuple[int, int, int] = (32, 32
     return box.astype(np.float32)
 
 
-@pytest.mark.parametrize(
-    ("deviations", "contrast"),
-    [(2.1, "bright"), (1.9, "unknown"), (-1.9, "unknown"), (-2.1, "dark"), (0.0, "unknown")],
-)
-def test_two_deviations_make_a_contrast(deviations, contrast):
-    assert measure_contrast(ball_in_known_noise(deviations)) == contrast
-
-
 def test_the_contrast_of_a_flat_box_goes_by_its_shortest_side():
     assert measure_contrast(ball_in_known_noise(4.0, (16, 32, 32))) == "bright"
-
-
-def test_a_box_without_an_outside_has_no_contrast():
-    assert measure_contrast(np.ones((1, 1, 1), np.float32)) == "unknown"
-
-
-@pytest.mark.parametrize(
-    ("sizes", "same"),
-    [((10.0, 10.099), True), ((10.0, 10.101), False), ((99.005, 100.0), False), ((10, 10.09, 10.05), True)],
-)
-def test_one_per_cent_of_the_smaller_is_the_same_size(sizes, same):
-    assert agree(*sizes) is same
-    assert agree(*reversed(sizes)) is same
-
-
-@pytest.mark.parametrize(
-    ("centre", "where"), [(12, "outside"), (11, "partial"), (-2, "outside"), (-1, "partial")]
-)
-def test_a_box_that_touches_a_volume_from_outside_is_outside(centre, where):
-    """Of 4 voxels, two lie before the centre: at 12 it begins where the volume of 10 ends."""
-    assert overlap((10, 10, 10), (5, 5, centre), 4) == where
-
-
-def test_a_cube_of_the_same_size_is_left_as_it_is():
-    cube = noise((12, 12, 12))
-    np.testing.assert_allclose(fourier_rescale(cube, 12), cube, atol=1e-5)
-
-
-def test_a_cube_that_grows_loses_the_corners_beyond_the_nyquist_sphere():
-    spectrum = np.abs(np.fft.fftn(fourier_rescale(noise((8, 8, 8)), 16)))
-    k = np.minimum(np.arange(16), 16 - np.arange(16))
-    far = sum(part**2 for part in np.ix_(k, k, k)) > 4**2
-    assert spectrum[far].max() < 1e-3 * spectrum[~far].max()
-
-
-@pytest.mark.parametrize("axis", [0, 1, 2])
-def test_a_cube_that_grows_keeps_the_nyquist_frequency_of_each_axis(axis):
-    wave = np.moveaxis(np.broadcast_to([1.0, -1.0] * 4, (8, 8, 8)), -1, axis).astype(np.float32)
-    assert np.abs(fourier_rescale(wave, 16)).max() > 0.4
-
-
-@pytest.mark.parametrize("box", [15, 16, 31, 32])
-@pytest.mark.parametrize("ratio", np.linspace(0.4, 3.0, 60).round(4).tolist())
-def test_a_plan_is_even_meets_the_pixel_size_and_cuts_what_it_needs(box, ratio):
-    plan = plan_rescale(box, 10.0, 10.0 * ratio)
-    assert plan.cut % 2 == 0 or plan.cut == box
-    assert plan.angpix == pytest.approx(10.0 * ratio, rel=1e-3)
-    if plan.scaled is not None and plan.scaled != plan.cut:
-        assert plan.scaled % 2 == 0
-        assert box <= plan.scaled <= 2 * box + box % 2
-        assert plan.cut / plan.scaled == pytest.approx(plan.step)
-    elif plan.scaled is None:
-        assert plan.cut >= box * ratio + 4, "interpolation looks beyond the box"
-
-
-def test_twice_the_box_is_the_last_that_is_tried():
-    """A ratio of 1 + 1/16 is that of 34 to 32 pixels, and of no smaller even pair within 0.1 %."""
-    plan = plan_rescale(16, 10.0, 10.0 * 34 / 32)
-    assert (plan.cut, plan.scaled) == (34, 32)

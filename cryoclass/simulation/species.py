@@ -76,7 +76,11 @@ class Assemblies:
 
 
 def draw_assemblies(
-    count: int, diameter: tuple[Limit, Limit], resolution: tuple[Limit, Limit], generator: torch.Generator
+    count: int,
+    diameter: tuple[Limit, Limit],
+    resolution: tuple[Limit, Limit],
+    generator: torch.Generator,
+    hollow: float = HOLLOW,
 ) -> Assemblies:
     """Invent species.
 
@@ -90,6 +94,8 @@ def draw_assemblies(
         Finest and coarsest resolution in angstroms.
     generator
         Its device is where everything is computed; the same seed gives the same species there.
+    hollow
+        Share of species whose blobs lie near their surface.
     """
     device = generator.device
     group = torch.multinomial(
@@ -108,7 +114,7 @@ def draw_assemblies(
     positions[..., 2] += copy * (steps * reach)[:, None]
     weights = torch.gather(masses, 1, member) * (copy < copies[:, None])
     positions = _centred(positions, weights)
-    positions = _hollowed(positions, weights, generator)
+    positions = _hollowed(positions, weights, hollow, generator)
     return _sized(positions, weights, group, (diameter, resolution), generator)
 
 
@@ -194,12 +200,12 @@ def _places(group: Tensor, copies: Tensor, reach: Tensor, generator: torch.Gener
     return torch.where((copies == 1)[:, None], 0.0, placed)
 
 
-def _hollowed(positions: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
-    """Push the blobs of some species out to three quarters of the radius or more, as in a shell."""
+def _hollowed(positions: Tensor, weights: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Push the blobs of a share of the species out to three quarters of the radius or more, as in a shell."""
     distance = positions.norm(dim=-1, keepdim=True)
     reach = torch.where(weights > 0, distance[..., 0], 0.0).amax(1)[:, None, None]
     outside = positions / distance.clamp_min(1e-6) * (0.75 * reach + 0.25 * distance)
-    hollow = torch.rand(len(positions), generator=generator, device=positions.device) < HOLLOW
+    hollow = torch.rand(len(positions), generator=generator, device=positions.device) < share
     return torch.where(hollow[:, None, None], _centred(outside, weights), positions)
 
 

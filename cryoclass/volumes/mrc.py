@@ -226,12 +226,12 @@ def _is_unsigned(header: Any) -> bool:
 def _in_zyx_order(data: np.ndarray, header: Any, path: Path) -> np.ndarray:
     """Turn columns, rows and sections into x, y and z; zeros mean nobody filled the fields in."""
     axes = (int(header.mapc), int(header.mapr), int(header.maps))
-    if axes in ((1, 2, 3), (0, 0, 0)) or data.ndim == 4:
+    if axes in ((1, 2, 3), (0, 0, 0)):
         return data
     if sorted(axes) != [1, 2, 3]:
         raise VolumeError(f"{path} has axis order {axes}; it must be a permutation of 1, 2, 3.", _REEXPORT)
-    where = {axis: 2 - position for position, axis in enumerate(axes)}  # axis (1 = x) to array dimension
-    return data.transpose(where[3], where[2], where[1])
+    where = {axis: -1 - position for position, axis in enumerate(axes)}  # axis (1 = x) to array dimension
+    return np.moveaxis(data, (where[3], where[2], where[1]), (-3, -2, -1))
 
 
 def _angpix(header: Any) -> float | None:
