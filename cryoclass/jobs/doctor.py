@@ -39,7 +39,10 @@ class DoctorRequest(Settings):
         help="STAR file; particles.star in the current folder where only --tomograms is given.",
     )
     command: Step | None = setting(
-        None, flags=("--for",), help="The command that you mean to run; guessed from the rest where left out."
+        None,
+        flags=("--for",),
+        unit="command",
+        help="What you mean to run: extract, finetune, predict or embed; guessed from the rest where left out.",
     )
     choice: ModelChoice = ModelChoice()
     outdir: Path = setting(
