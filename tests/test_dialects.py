@@ -136,6 +136,8 @@ def test_fractions_are_told_by_their_range():
     text = PRODUCERS["warp_matching"]
     assert particles(text.replace(" 0.75 ", " 1.5 ")).frame is not Frame.FRACTION
     assert particles(text.replace("0.25 ", "-0.25 ")).frame is not Frame.FRACTION
+    images = {"rlnImageName": twice("a.mrc"), **{label: twice("0.5") for label in XYZ}}
+    assert particles(loop(images)).frame is not Frame.FRACTION  # cut boxes have pixels, be they few
 
 
 def test_m_takes_the_first_of_several_temporal_samples():
@@ -177,6 +179,20 @@ def test_2d_stacks_are_seen(text):
     assert "2D image stacks" in particles(text).in_words()
 
 
+def test_one_optics_group_of_2d_stacks_makes_a_table_of_them():
+    two = {label: cells * 2 for label, cells in OPTICS.items()}
+    text = optics(**{**two, "rlnOpticsGroup": ["1", "2"], "rlnImageDimensionality": ["3", "2"]})
+    images = {"rlnImageName": ["a.mrc", "b.mrc"], "rlnOpticsGroup": ["1", "2"]}
+    assert particles(text + loop({**XYZ, **images})).stacks_2d
+
+
+@pytest.mark.parametrize(
+    ("producer", "bright"), [("m_species", True), ("warp_3d", True), ("relion31", False)]
+)
+def test_warp_and_m_make_particles_bright(producer, bright):
+    assert particles(PRODUCERS[producer]).bright is bright
+
+
 @pytest.mark.parametrize("text", [relion5(stacks=False), relion4(), relion31(), relion30(), warp_3d()])
 def test_volumes_are_not_taken_for_2d_stacks(text):
     assert not particles(text).stacks_2d
@@ -206,8 +222,11 @@ def test_optics_groups_match_by_number(group):
 
 
 def test_an_optics_group_that_is_not_there_is_an_error():
-    with pytest.raises(StarError, match=re.escape("optics group 7 is not in data_optics, which has 1")):
-        particles(relion31(rlnOpticsGroup=["1", "7"])).angpix  # noqa: B018
+    text = relion31(rlnOpticsGroup=["1", "7"])
+    line = text.splitlines().index(next(row for row in text.splitlines() if row.endswith(" 7 "))) + 1
+    words = f"x.star, line {line}: optics group 7 is not in data_optics, which has 1"
+    with pytest.raises(StarError, match=re.escape(words)):
+        particles(text).angpix  # noqa: B018
 
 
 @pytest.mark.parametrize(
@@ -223,6 +242,7 @@ def test_an_optics_group_that_is_not_there_is_an_error():
         ),
         ({}, {"rlnMicrographPixelSize": ["6"]}, [6, 6]),
         ({"rlnPixelSize": ["0", "0"]}, {}, None),
+        ({"rlnPixelSize": ["3", "0"]}, {"rlnMicrographPixelSize": ["6"]}, [6, 6]),
         ({"rlnDetectorPixelSize": ["14", "7"], "rlnMagnification": ["0", "0"]}, {}, None),
         ({"rlnDetectorPixelSize": ["14", "7"]}, {}, None),
         ({}, {}, None),

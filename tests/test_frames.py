@@ -13,7 +13,15 @@ from cryoclass.errors import ParticleError
 from cryoclass.particles import Particles
 from cryoclass.star.dialects import ORIENTATION
 from cryoclass.star.document import StarFile
-from cryoclass.star.frames import Affine, Frame, Geometry, affine, origins_in_tomogram, xyz_to_zyx
+from cryoclass.star.frames import (
+    Affine,
+    Frame,
+    Geometry,
+    affine,
+    origins_in_subtomogram,
+    origins_in_tomogram,
+    xyz_to_zyx,
+)
 from cryoclass.star.particle_file import ParticleFile
 
 # A tomogram of 4000 x 4001 x 2000 unbinned pixels of 1.25 A, binned 8 times: 10 A per voxel. RELION writes
@@ -55,6 +63,16 @@ def particles(text: str) -> Particles:
 def test_coordinates_become_voxels(frame, geometry, image_angpix, coordinate, voxel):
     found = affine(frame, geometry, image_angpix).voxel(np.array([coordinate, coordinate], dtype=float))
     assert found == pytest.approx(np.array([voxel, voxel]))
+
+
+def test_every_row_may_have_a_pixel_size_of_its_own():
+    found = affine(Frame.IMAGE_PIXELS, UNKNOWN, np.array([5.0, 20.0])).voxel(np.full((2, 3), 8.0))
+    assert found.tolist() == [[4, 4, 4], [16, 16, 16]]
+
+
+def test_an_unbinned_size_without_its_pixel_size_says_nothing():
+    geometry = Geometry(shape=(4, 5, 6), angpix=10.0, unbinned_size=(32.0, 40.0, 48.0))
+    assert geometry.size_angstroms.tolist() == [40, 50, 60]
 
 
 def test_a_pick_and_an_extracted_particle_differ_by_one_unbinned_pixel():
@@ -128,6 +146,8 @@ def test_the_older_origins_count_pixels_of_the_image():
     assert particles(relion30(**old)).origins.tolist() == [[7.5, 0, 22.5], [-15, 30, 0]]
     both = particles(relion30(**old, **ORIGINS))
     assert both.file.dialect.origins == tuple(ORIGINS)  # angstroms come first
+    two_sizes = particles(relion30(**old, rlnPixelSize=["2", "3"]))
+    assert two_sizes.origins.tolist() == [[2, 0, 6], [-6, 12, 0]]
     assert particles(relion31()).origins is None
 
 
@@ -178,6 +198,7 @@ def test_rotated_origins_equal_relions_matrix_and_scipys_inverse(rows):
     inverse = Rotation.from_euler("ZYZ", orientation, degrees=True).inv().apply(origins)
     assert found == pytest.approx(relion, abs=1e-9)
     assert found == pytest.approx(inverse, abs=1e-9)
+    assert origins_in_subtomogram(found, orientation) == pytest.approx(origins, abs=1e-9)
 
 
 def test_a_files_orientation_turns_its_origins():

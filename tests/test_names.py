@@ -1,15 +1,27 @@
 """Tomogram names and the volumes they mean; what a list of tomograms says about them."""
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from mrc_files import mrc, ramp
-from star_files import loop, optimisation_set, relion5, relion31, tomograms_star, warp_3d
+from star_files import (
+    listing,
+    loop,
+    optimisation_set,
+    relion5,
+    relion5_picks,
+    relion31,
+    tomograms_star,
+    warp_3d,
+)
 
 from cryoclass.errors import ParticleError, StarError, UsageError, VolumeError
 from cryoclass.particles import read_particles
+from cryoclass.star.document import StarFile
 from cryoclass.star.names import match, nearest, resolve, stem, volume_files
+from cryoclass.star.optimisation import read_set
 from cryoclass.tomograms import Tomogram, find_tomograms, read_tomograms
 from cryoclass.volumes.mrc import write_volume
 
@@ -45,6 +57,7 @@ def paths(*names: str) -> list[Path]:
         ("rec_TS_01_half1.mrc", "rec_TS_01"),
         ("TS_01.mrc.gz", "TS_01"),
         ("TS_01.REC", "TS_01"),
+        ("TS_01_10.00A.mrc", "TS_01"),
         ("1_data.mrc", "1"),
         ("my.tomo.v2", "my.tomo.v2"),
         ("1006", "1006"),
@@ -91,6 +104,8 @@ def test_the_nearest_spelling_wins_over_a_looser_one():
     files = paths("TS_01.mrc", "rec_TS_01.mrc")
     assert match(["TS_01"], files) == {"TS_01": files[0]}
     assert match(["rec_TS_01"], files) == {"rec_TS_01": files[1]}
+    large = paths("TS_01.MRC", "TS_01_10.00Apx.mrc")
+    assert match(["TS_01"], large) == {"TS_01": large[0]}
     cells = paths("cell_1a.mrc", "cell_2a.mrc")  # "_2a" is no pixel size here
     assert match(["cell_1a", "cell_2a"], cells) == {"cell_1a": cells[0], "cell_2a": cells[1]}
 
@@ -143,7 +158,11 @@ def test_paths_are_tried_from_here_then_the_star_file_then_its_parents(project):
     for place in places:
         (place / "sub").mkdir(parents=True)
     (project / "sub" / "x.mrc").write_text("")
+    (star.parent / "sub" / "x.mrc").write_text("")
     assert resolve("sub/x.mrc", star) == Path("sub/x.mrc")  # the project folder, where we stand
+    (star.parent / "sub" / "x.mrc").unlink()
+    with contextlib.chdir(star.parent):
+        assert resolve("sub/x.mrc", Path(star.name)) == project / "sub" / "x.mrc"
     (project / "sub" / "x.mrc").unlink()
     (star.parent.parent / "sub" / "x.mrc").write_text("")
     assert resolve("sub/x.mrc", star) == star.parent.parent / "sub" / "x.mrc"
@@ -294,9 +313,10 @@ def test_a_list_of_micrographs_is_a_list_of_tomograms(name, project):
 
 
 def test_a_star_file_that_lists_no_tomograms_is_refused(project):
-    (project / "x.star").write_text(loop({"rlnCoordinateX": ["1"]}))
-    with pytest.raises(StarError, match="is a table of particles, no list of tomograms"):
-        read_tomograms(project / "x.star")
+    for text in (loop({"rlnCoordinateX": ["1"]}), relion5_picks()):
+        (project / "x.star").write_text(text)
+        with pytest.raises(StarError, match="is a table of particles, no list of tomograms"):
+            read_tomograms(project / "x.star")
 
 
 # ------------------------------------------------------------------------------------------ pixel sizes
@@ -365,9 +385,57 @@ def test_an_optimisation_set_leads_to_particles_and_tomograms(looped, folder, pr
     particles = read_particles(there / "optimisation_set.star")
     assert len(particles) == 2
     assert particles.path.samefile(there / "particles.star")
+    assert particles.optimisation_set.path == there / "optimisation_set.star"
     assert list(read_tomograms(there / "optimisation_set.star")) == ["TS_01"]
     found = find_tomograms(particles.tomograms, there / "optimisation_set.star", particles.path)
     assert found["TS_01"].binning == 7.407407
+
+
+@pytest.mark.parametrize("looped", [False, True])
+def test_a_set_for_new_particles_names_them_and_what_lay_beside_the_old_one(looped, project):
+    there = project / "Warp"
+    there.mkdir()
+    (there / "run.star").write_text(relion31())
+    (there / "tomograms.star").write_text(tomograms_star())
+    (there / "motion.star").touch()
+    entries = {
+        "rlnTomoParticlesFile": "run.star",
+        "rlnTomoTomogramsFile": "tomograms.star",
+        "rlnTomoTrajectoriesFile": "motion.star",
+        "rlnTomoManifoldsFile": "gone.star",
+    }
+    text = loop({label: [name] for label, name in entries.items()}) if looped else listing(entries)
+    (there / "run_optimisation_set.star").write_text(text)
+    found = read_particles(there / "run.star").optimisation_set
+    for particles, name in [("particles", "optimisation_set"), ("class001", "class001_optimisation_set")]:
+        written = found.write_for(Path("Predict") / f"{particles}.star")
+        assert written == Path("Predict") / f"{name}.star"
+        star = StarFile.read(written)
+        values = [
+            star.column(star.blocks[0], label)[0] if looped else star.blocks[0].items[label]
+            for label in entries
+        ]
+        expected = [f"Predict/{particles}.star", "Warp/tomograms.star", "Warp/motion.star", "gone.star"]
+        assert values == expected
+
+
+def test_only_a_set_that_names_the_particles_is_theirs(project):
+    for name in ("mine.star", "other.star"):
+        (project / name).write_text(relion31())
+    (project / "optimisation_set.star").write_text(optimisation_set("other.star", "tomograms.star"))
+    assert read_particles(project / "mine.star").optimisation_set is None
+    assert read_particles(project / "other.star").optimisation_set is not None
+
+
+def test_what_names_no_particles_is_no_set(project):
+    for text in (
+        tomograms_star(),
+        loop({"rlnTomoParticlesFile": []}),
+        listing({"rlnTomoTomogramsFile": "t.star"}),
+    ):
+        (project / "x.star").write_text(text)
+        assert read_set(project / "x.star") is None
+    assert read_set(project / "gone.star") is None
 
 
 def test_an_optimisation_set_that_leads_nowhere_or_to_itself_is_refused(project):

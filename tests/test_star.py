@@ -191,6 +191,9 @@ def test_without_column_takes_one_column_and_nothing_else(written, data):
     expected = cells(star, block)
     del expected[label]
     assert cells(smaller, loops(smaller)[which]) == expected
+    assert [re.search(rb"#(\d+)", smaller.lines[n])[1] for n in loops(smaller)[which].label_lines] == [
+        b"%d" % number for number in range(1, len(block.labels))
+    ]
     others = [n for n in range(len(loops(star))) if n != which]
     assert all(cells(smaller, loops(smaller)[n]) == cells(star, loops(star)[n]) for n in others)
 
@@ -297,6 +300,26 @@ def test_a_padded_table_stays_aligned():
     assert changed.lines[5:7] == [b"   10.5    123   x", b"    2.25     4   y"]
     longer = star.with_columns(star.blocks[0], {"b": ["a-very-long-value", "4"]})
     assert longer.lines[5] == b"   10.5 a-very-long-value   x"
+    bare = parse("data_\nloop_\n_name #1\n_n #2\nlong.mrc 1\n\n")
+    assert bare.with_columns(bare.blocks[0], {"name": ["a"]}).lines[4] == b"a 1"
+
+
+@pytest.mark.parametrize("keep", [[], [0], [0, 0, 0]])
+def test_rows_may_be_chosen_where_the_next_block_follows_at_once(keep):
+    star = parse(TRAPS["no_blank_line_before_the_next_block"])
+    chosen = star.with_rows(star.block("a"), keep)
+    assert cells(chosen, chosen.block("a")) == {"x": ["1"] * len(keep), "y": ["2"] * len(keep)}
+    assert cells(chosen, chosen.block("b")) == {"z": ["3"]}
+    assert shape(chosen) == shape(parse(chosen.to_bytes()))
+
+
+@pytest.mark.parametrize(
+    ("row", "wider"),
+    [("1 2", b"1 2 9"), ("1 2 ", b"1 2 9 "), ("1 2\t", b"1 2\t9 "), ("1 2 # 3", b"1 2 9 # 3")],
+)
+def test_a_new_cell_keeps_the_end_of_its_row(row, wider):
+    star = parse(f"data_\nloop_\n_a #1\n_b #2\n{row}\n\n")
+    assert star.with_columns(star.blocks[0], {"c": ["9"]}).lines[5] == wider
 
 
 def test_new_labels_follow_the_style_of_their_block():
@@ -314,6 +337,12 @@ def test_label_numbers_become_right_where_a_block_is_changed(name):
     added = star.with_columns(star.blocks[0], {"new": ["9"]})
     labels = added.lines[added.blocks[0].label_lines[0] : added.blocks[0].label_lines[-1] + 1]
     assert labels == [f"_{label} #{n}".encode() for n, label in enumerate(added.blocks[0].labels, 1)]
+
+
+def test_a_glued_number_goes_even_where_the_right_one_follows():
+    star = parse("data_\nloop_\n_x#1 #1\n_y #2\n1 2\n\n")
+    added = star.with_columns(star.blocks[0], {"z": ["3"]})
+    assert added.lines[2:5] == [b"_x #1", b"_y #2", b"_z #3"]
 
 
 def test_windows_line_ends_are_accepted_said_and_mended():
@@ -341,6 +370,23 @@ def test_comments_among_rows_are_no_rows():
     assert cells(star, star.blocks[0]) == {"x": ["1", "3", "5"], "y": ["2", "4", "6"]}
     added = star.with_columns(star.blocks[0], {"z": ["7", "8", "9"]})
     assert added.lines[5:9] == [b"1 2 7", b"# a comment", b"3 4 8 # and another", b"5 6 9"]
+
+
+def test_a_semicolon_begins_a_comment_everywhere_between_rows():
+    star = parse("data_a\n; 1\nloop_\n; 2\n_x #1\n; 3\n7\n\n; 4\ndata_b\n; 5\n_key value\n")
+    assert star.column(star.block("a"), "x") == ["7"]
+    assert star.block("b").items == {"key": "value"}
+
+
+@pytest.mark.parametrize("start", ["loop_", "loop_ ", "loop_ # of all", "loop_\t# of all"])
+def test_a_loop_may_be_commented(start):
+    assert parse(f"data_\n{start}\n_x #1\n7\n\n").blocks[0].labels == ("x",)
+
+
+@pytest.mark.parametrize("name", ["loop_7.mrc", "loop_a", "7.mrc"])
+def test_a_lonely_cell_may_begin_like_a_loop(name):
+    star = parse(f"data_\nloop_\n_name #1\n{name}\nb.mrc\n\n")
+    assert star.column(star.blocks[0], "name") == [name, "b.mrc"]
 
 
 def test_without_its_versions_a_file_is_as_if_it_never_had_any():
@@ -379,12 +425,15 @@ def test_an_item_of_a_list_is_replaced_in_its_own_block_only():
     assert changed.block("general").items == {"rlnTomoSubTomosAre2DStacks": "0"}
     with pytest.raises(StarError, match="no item rlnTomoName"):
         star.with_item(general, "rlnTomoName", "x")  # a column of another block
+    two = parse("data_a\n_key 1\n\ndata_b\n_key 2\n")
+    assert two.with_item(two.block("b"), "key", "3").to_bytes() == b"data_a\n_key 1\n\ndata_b\n_key 3\n"
 
 
 def test_the_version_is_that_of_the_comment():
     assert parse(relion5()).version == 50001
     assert parse(relion31()).version == 30001
     assert parse(PRODUCERS["warp_3d"]).version is None
+    assert parse("# made by hand\n\n# twice\n" + relion31()).version == 30001
 
 
 def test_a_star_file_that_is_none_is_refused_in_words(tmp_path):
@@ -399,6 +448,7 @@ def test_a_star_file_that_is_none_is_refused_in_words(tmp_path):
         (b" \n\n", "it is empty"),
         (b"hello\nworld\n", "no line starts with data_"),
         (b"data_\0\0", "binary data"),
+        (b"data_\nloop_\n_x #1\n1\n" + b"2\n" * 100 + b"\0", "binary data"),
     ]:
         with pytest.raises(StarError, match=words):
             parse(content)

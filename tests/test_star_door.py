@@ -8,7 +8,7 @@ import pytest
 from star_files import loop, relion31
 
 import cryoclass
-from cryoclass.errors import ParticleError
+from cryoclass.errors import ParticleError, StarError
 from cryoclass.labels import read_labelled
 from cryoclass.particles import Particles, read_particles
 from cryoclass.star.particle_file import ParticleFile
@@ -130,6 +130,83 @@ def test_every_format_gives_the_same_values(tmp_path, name, write):
     table.select([1]).with_columns({"cryoclassLabel": ["a b"]}).write(tmp_path / "out.star")
     again = read_particles(tmp_path / "out.star")
     assert (again.tomograms, again.cells("cryoclassLabel")) == (["4"], ["a b"])
+
+
+def test_a_motive_list_may_come_from_any_machine(tmp_path):
+    motive_list(tmp_path / "pc.em")
+    content = (tmp_path / "pc.em").read_bytes()
+    sizes, values = np.frombuffer(content, "<i4", 3, 4), np.frombuffer(content, "<f4", 40, 512)
+    sun = (
+        bytes([3, 0, 0, 5]) + sizes.astype(">i4").tobytes() + content[16:512] + values.astype(">f4").tobytes()
+    )
+    for machine, other in {"vax": b"\1" + content[1:], "sun": sun}.items():
+        (tmp_path / f"{machine}.em").write_bytes(other)
+        table = read_particles(tmp_path / f"{machine}.em")
+        assert table.coordinates.tolist() == [[10.5, 20, 29], [40.5, 50, 59]], machine
+
+
+def em(rows=20, count=2, depth=1, kind=5, size=160) -> bytes:
+    return (bytes([6, 0, 0, kind]) + np.array([rows, count, depth], "<i4").tobytes()).ljust(
+        512, b"\0"
+    ) + bytes(size)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "has only 0 bytes"),
+        (em()[:511], "has only 511 bytes"),
+        (em(kind=2), "holds 20 x 2 x 1 values of type 2"),
+        (em(rows=19), "holds 19 x 2 x 1 values of type 5"),
+        (em(depth=2, size=320), "holds 20 x 2 x 2 values"),
+        (em(count=0), "holds 20 x 0 x 1 values"),
+        (em(count=0, size=0), "holds 20 x 0 x 1 values"),
+        (em(count=-1), "holds 20 x -1 x 1 values"),
+        (em(size=159), "is truncated"),
+    ],
+)
+def test_a_file_that_is_no_motive_list_is_refused_in_words(content, words, tmp_path):
+    (tmp_path / "x.em").write_bytes(content)
+    with pytest.raises(StarError, match=words):
+        read_particles(tmp_path / "x.em")
+
+
+def rows_of(*widths: int) -> str:
+    return "".join("1 " * width + "\n" for width in widths)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "its rows have no columns"),
+        (rows_of(25, 25), r"its rows have \[25\] columns, but 26 or more are needed"),
+        (rows_of(35, 34), r"its rows have \[34, 35\] columns"),
+        ("x " * 26, "could not convert string to float"),
+        (rows_of(26) + "1 " * 24 + "nan 1", "particle 2: a value is not a finite number"),
+        ("inf " + "1 " * 25, "particle 1: a value is not a finite number"),
+    ],
+)
+def test_a_file_that_is_no_dynamo_table_is_refused_in_words(text, words, tmp_path):
+    (tmp_path / "x.tbl").write_text(text)
+    with pytest.raises(StarError, match=words):
+        read_particles(tmp_path / "x.tbl")
+
+
+def test_a_dynamo_table_may_end_with_the_position(tmp_path):
+    (tmp_path / "x.tbl").write_text(rows_of(26))
+    assert read_particles(tmp_path / "x.tbl").coordinates.tolist() == [[2, 2, 2]]
+
+
+def test_versions_stay_where_there_are_optics(tmp_path):
+    (tmp_path / "x.star").write_text(relion31())
+    read_particles(tmp_path / "x.star").with_columns({"note": ["a", "b"]}).write(tmp_path / "y.star")
+    assert (
+        (tmp_path / "y.star").read_text().count("# version 30001") == relion31().count("# version 30001") == 2
+    )
+    bare = relion31()[relion31().index("data_particles") :]
+    (tmp_path / "x.star").write_text("# version 30001\n" + bare)
+    read_particles(tmp_path / "x.star").with_columns({"note": ["a", "b"]}).write(tmp_path / "y.star")
+    assert "# version" not in (tmp_path / "y.star").read_text()  # RELION refuses it where there are none
 
 
 # ----------------------------------------------------------------------------------------- identity
