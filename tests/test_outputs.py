@@ -6,12 +6,28 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from cli_helpers import table
 from network_helpers import small_card
+from star_files import XYZ, loop, optimisation_set, tomograms_star
 
 from cryoclass.errors import OutputError, ParticleError
 from cryoclass.inference.pipeline import Flow, compute
+from cryoclass.labels import Labelled
 from cryoclass.outputs import FACTS, NO_NUMBER, STATUS, Facts, Status, open_outputs, origin_of, read_outputs
-from cryoclass.results import decide
+from cryoclass.particles import read_particles
+from cryoclass.results import (
+    Skipped,
+    decide,
+    decide_all,
+    left_out,
+    prediction_columns,
+    remove_earlier,
+    write_classes,
+    write_held_out,
+    write_optimisation_sets,
+    write_skipped,
+    write_split,
+)
 
 FACTS_A = Facts(count=6, input="boxes", model="weights", settings={"precision": "auto"})
 
@@ -157,3 +173,127 @@ def test_less_probable_than_asked_is_unsure_and_not_unreadable(tmp_path):
     assert decisions.classes.tolist() == [0, -1, 1, -1, -1, -1]
     np.testing.assert_allclose(decisions.probabilities[:3].sum(1), 1, rtol=1e-6)
     assert decisions.done.tolist() == [0, 1, 2]
+
+
+# ----------------------------------------------------------------------------- what is written from them
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Outputs of six rows, one of each status; the third is sure of the second class."""
+    outputs = open_outputs(tmp_path / "o", FACTS_A)
+    outputs.fill(np.arange(3), {"logits": np.array([[3, 0], [0.1, 0], [0, 3]], np.float32)})
+    outputs.refuse({3: "truncated"})
+    outputs.status[4] = Status.NOT_ASKED
+    return outputs
+
+
+@pytest.fixture
+def particles(tmp_path):
+    """Return a function that writes a table of some particles, one to a line, and reads it."""
+
+    def write(name="x.star", count=6):
+        columns = {
+            "rlnTomoName": [f"TS_{n}" for n in range(count)],
+            "rlnImageName": [f"{name}_{n}.mrc" for n in range(count)],
+            **{label: [f"{n}.5" for n in range(count)] for label in XYZ},
+        }
+        (tmp_path / name).write_text(loop(columns))
+        return read_particles(tmp_path / name)
+
+    return write
+
+
+def test_a_row_just_as_probable_as_asked_is_sure(tmp_path):
+    outputs = open_outputs(tmp_path / "o", FACTS_A)
+    outputs.fill(np.arange(1), {"logits": np.zeros((1, 2), np.float32)})
+    assert decide(outputs, min_probability=0.5).status[0] == "done"
+
+
+def test_columns_number_classes_from_one_and_say_why_there_is_none(mixed):
+    columns = prediction_columns(decide(mixed, min_probability=0.9), ["80S  ribosome", "junk"])
+    assert columns["rlnClassNumber"] == ["1", "0", "2", "0", "0", "0"]
+    assert columns["cryoclassClassName"] == [
+        *("80S_ribosome", "unsure", "junk", "unreadable", "not_asked_for", "not_yet_done")
+    ]
+    assert columns["rlnMaxValueProbDistribution"] == [
+        *("0.952574", "0.524979", "0.952574", "0.000000", "0.000000", "0.000000")
+    ]
+    assert list(columns)[3:] == ["cryoclassProbability1", "cryoclassProbability2"]
+    assert columns["cryoclassProbability1"][:3] == ["0.952574", "0.524979", "0.047426"]
+    assert columns["cryoclassProbability2"][:3] == ["0.047426", "0.475021", "0.952574"]
+
+
+def test_what_could_not_be_read_is_left_out_with_its_reason(mixed, particles, tmp_path):
+    skipped = left_out(particles(), mixed)
+    assert skipped == [Skipped(row=3, tomogram="TS_3", reason="truncated")]
+    write_skipped(tmp_path / "s.csv", particles(), [*skipped, Skipped(row=0, tomogram="a,b", reason="why")])
+    first = particles().line(0)
+    assert (tmp_path / "s.csv").read_text().splitlines() == [
+        "star_line,tomogram,reason",
+        f'{first},"a,b",why',
+        f"{first + 3},TS_3,truncated",
+    ]
+
+
+def test_each_class_and_each_reason_for_none_gets_a_file(mixed, particles, tmp_path):
+    written = write_split(tmp_path, particles(), decide(mixed, min_probability=0.9), ["a/b c", "j-1_.x"])
+    assert {path.name: table(path)["rlnTomoName"].tolist() for path in written} == {
+        "class001_a_b_c.star": ["TS_0"],
+        "class002_j-1_.x.star": ["TS_2"],
+        "class000_unsure.star": ["TS_1"],
+        "class000_unreadable.star": ["TS_3"],
+        "class000_not_asked_for.star": ["TS_4"],
+        "class000_not_yet_done.star": ["TS_5"],
+    }
+    assert all(path.parent == tmp_path for path in written)
+
+
+def test_a_class_without_particles_gets_no_file(particles, tmp_path):
+    decisions = decide_all(np.tile(np.array([[0.1, 0.9]], np.float32), (6, 1)))
+    assert [path.name for path in write_split(tmp_path, particles(), decisions, ["a", "b"])] == [
+        "class002_b.star"
+    ]
+
+
+def test_classes_are_written_with_number_name_and_count(tmp_path):
+    write_classes(tmp_path / "c.star", np.array([2, 0, 2, -1]), ["80S ribosome", "junk", "c"])
+    assert table(tmp_path / "c.star").to_dict("list") == {
+        "cryoclassClassNumber": [1, 2, 3],
+        "cryoclassClassName": ["80S ribosome", "junk", "c"],
+        "cryoclassClassCount": [1, 0, 2],
+    }
+
+
+def test_only_what_an_earlier_prediction_wrote_is_removed(tmp_path):
+    earlier = ["metrics.json", "class001_a.star", "class000_unsure.star"]
+    others = ["particles.star", "classes.star", "class1_a.star", "class001.star", "class001_a.csv"]
+    for name in (*earlier, *others):
+        (tmp_path / name).touch()
+    remove_earlier(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(others)
+    remove_earlier(tmp_path)
+
+
+def test_held_out_particles_of_several_files_name_file_and_line(particles, tmp_path):
+    tables = (particles("a.star", 2), particles("b.star", 3))
+    labelled = Labelled(tables=tables, labels=np.array([0, 0, 1, 1, 1]), classes=("one", "two"))
+    write_held_out(tmp_path / "h.star", labelled, np.array([1, 2, 4]), {"said": ["x", "y", "z"]})
+    found = table(tmp_path / "h.star")
+    assert found["cryoclassFile"].tolist() == [str(tables[0].path), *[str(tables[1].path)] * 2]
+    assert found["cryoclassLine"].tolist() == [tables[0].line(1), tables[1].line(0), tables[1].line(2)]
+    assert found["cryoclassLabel"].tolist() == ["one", "two", "two"]
+    assert found["said"].tolist() == ["x", "y", "z"]
+
+
+def test_a_set_given_with_the_tomograms_is_written_for_each_file(particles, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "P").mkdir()
+    written = [particles(f"P/{name}.star").path for name in ("particles", "class001_a")]
+    (tmp_path / "set.star").write_text(optimisation_set("x.star", "tomograms.star"))
+    (tmp_path / "tomograms.star").write_text(tomograms_star())
+    assert write_optimisation_sets(particles(), tmp_path / "tomograms.star", written) == []
+    assert write_optimisation_sets(particles(), None, written) == []
+    sets = write_optimisation_sets(particles(), tmp_path / "set.star", written)
+    assert [path.name for path in sets] == ["optimisation_set.star", "class001_a_optimisation_set.star"]
+    assert [read_particles(path).path.name for path in sets] == [path.name for path in written]
