@@ -200,12 +200,16 @@ def test_one_volume_or_one_file_in_a_folder_serves_a_file_without_names(project)
     assert find_tomograms(["TS_01"], only, project / "x.star")["TS_01"].paths == (only,)
     with pytest.raises(ParticleError, match="1 of 1 tomograms have no volume"):
         find_tomograms(["TS_01"], only.parent, project / "x.star")
+    with pytest.raises(ParticleError, match="2 of 2 tomograms have no volume"):
+        find_tomograms(["TS_01", "TS_02"], only, project / "x.star")  # it can be only one of them
 
 
 def test_names_may_be_paths_themselves(project):
     volume(project / "tomograms/TS_01.mrc")
     found = find_tomograms(["tomograms/TS_01.mrc"], None, project / "x.star")
     assert found["tomograms/TS_01.mrc"].paths == (Path("tomograms/TS_01.mrc"),)
+    names = ["tomograms/TS_01.mrc", "tomograms", ""]
+    assert list(find_tomograms(names, None, project / "x.star", skip_missing=True)) == names[:1]
 
 
 def test_missing_tomograms_are_counted_and_the_nearest_file_is_told(project):
@@ -234,6 +238,10 @@ def test_two_halves_in_a_folder_are_one_tomogram(project):
     volume(project / "t/rec_TS_01_half2.mrc", add=100)
     found = find_tomograms(["TS_01"], project / "t", project / "x.star")["TS_01"]
     assert np.array_equal(found.open().data, 2 * ramp() + 100)
+    (project / "t/rec_TS_01_half2.mrc").unlink()
+    assert len(find_tomograms(["TS_01"], project / "t", project / "x.star")["TS_01"].paths) == 1
+    (project / "t/rec_TS_01_half1.mrc").rename(project / "t/rec_TS_01_half2.mrc")
+    assert len(find_tomograms(["TS_01"], project / "t", project / "x.star")["TS_01"].paths) == 1
 
 
 # ------------------------------------------------------------------------------------------ tomograms.star
@@ -299,8 +307,10 @@ def test_which_of_several_volumes_is_used(columns, expected, project):
 
 def test_a_listed_tomogram_without_a_volume_is_missing(project):
     (project / "tomograms.star").write_text(tomograms_star())
-    with pytest.raises(ParticleError, match="1 of 1 tomograms have no volume in"):
+    with pytest.raises(ParticleError, match="1 of 1 tomograms have no volume in") as caught:
         find_tomograms(["TS_01"], project / "tomograms.star", project / "x.star")
+    assert "--tomograms" in caught.value.hint
+    assert "--skip-missing" not in caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["./tomograms/TS_01.mrc", "tomograms/TS_01.mrc"])
@@ -351,6 +361,19 @@ def test_a_stack_of_volumes_is_no_tomogram(project):
     (project / "x.mrc").write_bytes(mrc(ramp((6, 4, 5)), ispg=401, mz=3))
     with pytest.raises(VolumeError, match="is a stack of volumes"):
         Tomogram(name="x", paths=(project / "x.mrc",)).open()
+
+
+def test_a_stack_of_images_is_no_tomogram(project):
+    with pytest.raises(VolumeError, match="is a stack of images, no tomogram"):
+        Tomogram(name="x", paths=(volume(project / "x.mrcs"),)).open()
+
+
+def test_a_tomogram_that_was_written_anew_is_opened_anew(project):
+    tomogram = Tomogram(name="x", paths=(volume(project / "x.mrc"),))
+    assert tomogram.open() is tomogram.open()
+    (project / "x.mrc").unlink()
+    volume(project / "x.mrc", add=100)
+    assert np.array_equal(tomogram.open().data, ramp() + 100)
 
 
 @pytest.mark.parametrize(

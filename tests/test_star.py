@@ -290,7 +290,7 @@ def test_a_row_never_begins_like_a_label_or_a_comment():
     star = parse("data_\nloop_\n_rlnImageName #1\n_n #2\na.mrc 1\nb.mrc 2\n\n")
     moved = star.with_columns(star.blocks[0], {"rlnImageName": ["_out/a.mrc", ";b.mrc"]})
     assert parse(moved.to_bytes()).column(moved.blocks[0], "rlnImageName") == ["_out/a.mrc", ";b.mrc"]
-    assert moved.lines[4] == b'"_out/a.mrc" 1'
+    assert moved.lines[4:6] == [b'"_out/a.mrc" 1', b'";b.mrc" 2']
 
 
 def test_a_padded_table_stays_aligned():

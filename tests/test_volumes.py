@@ -347,6 +347,18 @@ def test_a_contrast_takes_two_deviations_of_the_outside(height, contrast):
     assert measure_contrast(cube) == contrast
 
 
+@pytest.mark.parametrize(("distance", "contrast"), [(4, "bright"), (5, "unknown"), (8, "unknown")])
+def test_the_middle_is_a_sphere_of_a_quarter_of_the_box_and_its_surface(distance, contrast):
+    cube = np.zeros((16, 16, 16))
+    cube[distances(16) > 8] = np.resize([1.0, -1.0], (distances(16) > 8).sum())
+    cube[distances(16) == distance] = 1000
+    assert measure_contrast(cube) == contrast
+    cube[distances(16) <= 4] = (
+        3  # what lies between middle and outside does not count, nor does the inscribed sphere
+    )
+    assert measure_contrast(cube) == "bright"
+
+
 def test_a_box_without_an_outside_has_no_contrast():
     assert measure_contrast(np.ones((1, 1, 1))) == "unknown"
 
