@@ -261,8 +261,9 @@ def test_any_number_type_is_written_as_float32(source, tmp_path):
 def test_voxels_that_the_file_cannot_hold_are_refused(value, dtype, tmp_path):
     data = np.zeros((2, 2, 2))
     data[1, 1, 1] = value
-    with pytest.raises(VolumeError, match="NaN, infinite or beyond the"):
+    with pytest.raises(VolumeError, match="NaN, infinite or beyond the") as caught:
         write_volume(tmp_path / "x.mrc", data, 2.0, dtype)
+    assert ("or write float32" in caught.value.hint) is (dtype == "float16")
     assert list(tmp_path.iterdir()) == []
 
 

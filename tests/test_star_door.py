@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from star_files import loop, relion31
+from star_files import OPTICS, loop, optics, relion5_picks, relion30, relion31, twice
 
 import cryoclass
 from cryoclass.errors import ParticleError, StarError
@@ -195,6 +195,36 @@ def test_a_file_that_is_no_dynamo_table_is_refused_in_words(text, words, tmp_pat
 def test_a_dynamo_table_may_end_with_the_position(tmp_path):
     (tmp_path / "x.tbl").write_text(rows_of(26))
     assert read_particles(tmp_path / "x.tbl").coordinates.tolist() == [[2, 2, 2]]
+
+
+NO_VOLTAGE = loop({label: cells for label, cells in OPTICS.items() if label != "rlnVoltage"}, "optics")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (relion31(), []),
+        (relion30(), []),
+        (relion5_picks(), []),
+        (relion31().replace("\n", "\r\n"), ["lines end as on Windows (CR+LF)"]),
+        ("# version 30001\n" + relion30(), ["'# version 30001' without a data_optics block"]),
+        (relion31() + loop({"rlnImageName": ["a"]}), ["the block data_particles occurs twice"]),
+        (relion30().replace("_rlnCoordinateX #", "_rlnCoordinateX#"), ["line 6: no blank before #"]),
+        ("data_\nloop_\n_rlnImageName #1\na.mrc\n# why\nb.mrc\n\n", ["line 5: a comment among the rows"]),
+        (relion30(rlnOpticsGroup=twice("1")), ["rlnOpticsGroup without a data_optics block"]),
+        (NO_VOLTAGE + relion31().removeprefix(optics()), ["data_optics lacks rlnVoltage"]),
+        (relion31(rlnClassNumber=["1", "x"]), ["rlnClassNumber is 'x' in 1 row, which RELION reads"]),
+        (relion31(rlnClassNumber=["nan", "nan"]), ["rlnClassNumber is 'nan' in 2 rows, which"]),
+        (relion31(rlnClassNumber=["1.5", "2"], rlnRandomSubset=["1", "+2"]), ["rlnClassNumber is '1.5'"]),
+        (relion31(rlnClassNumber=["1.000000", "-2."]), []),
+    ],
+)
+def test_what_relion_would_refuse_is_said_once(text, words, tmp_path):
+    (tmp_path / "x.star").write_bytes(text.encode())
+    problems = list(read_particles(tmp_path / "x.star").relion_problems())
+    assert len(problems) == len(words), problems
+    assert all(word in problem for word, (problem, _) in zip(words, problems, strict=True)), problems
+    assert all(way_out for _, way_out in problems)
 
 
 def test_versions_stay_where_there_are_optics(tmp_path):

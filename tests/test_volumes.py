@@ -222,6 +222,8 @@ def test_a_pixel_size_that_is_there_already_changes_nothing():
 def test_the_smallest_pair_of_cubes_is_taken():
     plan = plan_rescale(8, 5.0, 10.0)
     assert (plan.cut, plan.scaled, plan.box, plan.angpix) == (16, 8, 8, 10.0)
+    nearly = plan_rescale(16, 10.0, 14.995)
+    assert (nearly.cut, nearly.scaled, nearly.angpix) == (24, 16, 15.0)
 
 
 @pytest.mark.parametrize("box", [32, 40])
