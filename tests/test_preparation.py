@@ -13,7 +13,7 @@ from cryoclass.classifier import WholeModel, load_model, save_model
 from cryoclass.errors import UsageError
 from cryoclass.exporting.onnx_file import export_onnx
 from cryoclass.inference.engines import OnnxEngine, TorchEngine
-from cryoclass.preparation import Preparer, beam_first
+from cryoclass.preparation import Preparer, beam_first, to_depth
 from cryoclass.settings import NetworkInput, Preparation, Start, Training
 from cryoclass.training.finetune import choose_recipe
 from cryoclass.training.recipes import QUICK, recipe
@@ -69,6 +69,80 @@ def test_a_box_deeper_than_the_network_cannot_be_filled_up(raw):
     with pytest.raises(UsageError, match="cannot make 8 slices of 9") as caught:
         Preparer(Preparation(input_size=(8, 8, 8), depth="repeat-last"))(raw)
     assert "--depth resize" in caught.value.hint
+
+
+def test_as_many_slices_as_the_network_takes_stay_as_they_are(raw):
+    settings = Preparation(input_size=(9, 10, 11), depth="repeat-last")
+    torch.testing.assert_close(Preparer(settings)(raw), Preparer(Preparation()).grey(raw))
+
+
+def ramp(side: int, axis: int, values: torch.Tensor) -> torch.Tensor:
+    """Return a box (1, 1, D, H, W) whose values change along one axis alone."""
+    return values.view([-1 if n == axis else 1 for n in range(5)]).expand(
+        [1, 1, *(len(values) if n == axis else side for n in (2, 3, 4))]
+    )
+
+
+HALVED = (
+    torch.arange(8) * 2 + 0.5
+)  # of 16 voxels, each the mean of two: the faces of the box stay where they are
+
+
+@pytest.mark.parametrize("axis", [2, 3, 4])
+def test_voxels_are_resampled_as_cells(axis):
+    found = Preparer(Preparation(input_size=(8, 8, 8))).resize(ramp(16, axis, torch.arange(16.0)))
+    torch.testing.assert_close(found, ramp(8, axis, HALVED))
+
+
+@pytest.mark.parametrize(
+    ("policy", "depth", "slices"),
+    [
+        ("resize", 8, HALVED.tolist()),
+        ("keep", 8, list(range(16))),
+        ("repeat-last", 18, [*range(16), 15, 15]),
+    ],
+)
+def test_depth_alone_is_brought_to_the_networks(policy, depth, slices):
+    found = to_depth(ramp(5, 2, torch.arange(16.0)), Preparation(input_size=(depth, 8, 8), depth=policy))
+    assert found.shape == (1, 1, len(slices), 5, 5)
+    assert found[0, 0, :, 4, 4].tolist() == slices
+
+
+@pytest.mark.parametrize("limits", [(0.0, 1.0), (0.0, 255.0), (-1.0, 1.0)])
+def test_unit_stretches_each_box_to_its_limits(raw, limits):
+    grey = Preparer(Preparation(limits=limits)).grey(raw * torch.tensor([1.0, 50.0])[:, None, None, None])
+    assert (grey.amin((1, 2, 3, 4)).tolist(), grey.amax((1, 2, 3, 4)).tolist()) == (
+        [pytest.approx(limits[0], abs=1e-4)] * 2,
+        [pytest.approx(limits[1])] * 2,
+    )
+
+
+@pytest.mark.parametrize("intensity", ["standard", "unit"])
+@pytest.mark.parametrize("scale", [1e-30, 1e-5, 1.0, 1e30])
+def test_grey_values_do_not_depend_on_their_scale(raw, intensity, scale):
+    grey = Preparer(Preparation(intensity=intensity)).grey
+    torch.testing.assert_close(grey(raw * scale), grey(raw), rtol=0, atol=1e-4)
+
+
+def test_each_box_gets_mean_0_and_deviation_1_by_itself(raw):
+    grey = Preparer(Preparation(intensity="standard")).grey(
+        raw + torch.tensor([0.0, 5.0])[:, None, None, None]
+    )
+    assert grey.mean((1, 2, 3, 4)).tolist() == pytest.approx([0, 0], abs=1e-5)
+    assert grey.std((1, 2, 3, 4), correction=0).tolist() == pytest.approx([1, 1], abs=1e-4)
+
+
+@pytest.mark.parametrize("intensity", ["standard", "unit"])
+@pytest.mark.parametrize("value", [0.0, 0.1, -1000.0, 1e30])
+def test_a_constant_box_becomes_zero(intensity, value):
+    constant = torch.full((1, 8, 8, 8), value)
+    assert not Preparer(Preparation(intensity=intensity)).grey(constant).any()
+
+
+def test_rounding_errors_are_no_picture():
+    constant = torch.full((1, 8, 8, 8), 1000.0)
+    constant[:, ::2] = torch.nextafter(constant[:, ::2], torch.tensor(2000.0))
+    assert Preparer(Preparation(intensity="standard")).grey(constant).abs().max() < 0.2
 
 
 @pytest.mark.parametrize("name", ["r3d18-k400", "r3d18-k700"])
@@ -185,10 +259,11 @@ def test_a_network_that_cannot_take_a_recipes_size_is_shown_its_own():
         picky.resolve(NetworkInput(input_size=(32, 32, 32)))
 
 
-def test_a_box_of_little_contrast_is_stretched_like_any_other():
-    """A deviation of a thousandth of the largest magnitude is a picture; only rounding errors count as constant."""
+@pytest.mark.parametrize("deviation", [1.0, 0.02])
+def test_a_box_of_little_contrast_is_stretched_like_any_other(deviation):
+    """A deviation of 2e-5 of the largest magnitude is a picture; only rounding errors count as constant."""
     noise = torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(1))
-    faint = 1000 + noise
+    faint = 1000 + noise * deviation
     grey = Preparer(Preparation(input_size=(8, 8, 8), intensity="standard")).grey(faint)
     assert grey.std(correction=0) == pytest.approx(1, abs=1e-3)
     wanted = (noise - noise.mean()) / noise.std(correction=0)
