@@ -150,7 +150,7 @@ def look_up(names: list[str], where: Path | None, star: Path) -> tuple[dict[str,
     Parameters and errors are those of :func:`find_tomograms`, but names without a volume raise nothing.
     """
     if where is None:
-        paths = {name: path for name in names if name and (path := resolve(name, star)) and path.is_file()}
+        paths = {name: path for name in names if name and (path := resolve(name, star))}
         return {name: Tomogram(name=name, paths=(path,)) for name, path in paths.items()}, []
     if not where.exists():
         raise UsageError(

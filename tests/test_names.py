@@ -281,7 +281,7 @@ def test_halves_are_summed_and_half_of_a_tomogram_is_none(project):
     assert listed(project, **halves).paths == ()
     volume(project / "h2.mrc", add=100)
     summed = listed(project, **halves).open()
-    assert summed.data.dtype == np.float32
+    assert (summed.path.name, summed.data.dtype) == ("h1.mrc", np.float32)
     assert np.array_equal(summed.data, 2 * ramp() + 100)
     volume(project / "h2.mrc", shape=(3, 4, 6))
     with pytest.raises(VolumeError, match="differ in size"):
@@ -382,6 +382,7 @@ def test_a_tomogram_that_was_written_anew_is_opened_anew(project):
         (warp_3d(), "TS_01.mrc", True),
         (relion31(), "TS_01.mrc", False),
         (relion31(), "TS_01_10.00Apx.mrc", True),
+        (relion31(), "TS_01_Apx.mrc", False),
         (relion5(), "rec_TS_01.mrc", False),
     ],
 )

@@ -323,6 +323,13 @@ def test_rows_are_read_tomogram_by_tomogram_and_those_without_one_refused(two_to
         source.read(2)
 
 
+def test_rows_of_a_tomogram_keep_their_order(cut):
+    places = np.random.default_rng(1).integers(4, 16, (300, 3))
+    source = cut(*places.tolist())
+    assert source.order.tolist() == list(range(300))
+    assert np.array_equal(source.placements[0].centres, places)
+
+
 def test_tomograms_of_two_pixel_sizes_need_a_common_one(two_tomograms):
     with pytest.raises(ParticleError, match=r"different pixel sizes: A 10 A, B 10.2 A") as caught:
         two_tomograms(10.2)
