@@ -1,7 +1,7 @@
 """Boxes out of tomograms: where each is cut, and what is made of it."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -10,8 +10,9 @@ import numpy as np
 from cryoclass.errors import ParticleError, VolumeError
 from cryoclass.files import digest, stamp
 from cryoclass.particles import Particles
+from cryoclass.readings import Site, positions_in, read_frame, sites_of
 from cryoclass.settings import Extraction
-from cryoclass.star.frames import Frame, Geometry, affine, xyz_to_zyx
+from cryoclass.star.frames import Frame, xyz_to_zyx
 from cryoclass.tomograms import Tomogram
 from cryoclass.volumes.crop import crop, overlap
 from cryoclass.volumes.mrc import Volume, check_finite
@@ -23,28 +24,21 @@ FAR_OUTSIDE = 2**40  # voxels; nonsense coordinates must stay whole numbers
 
 
 @dataclass(frozen=True, kw_only=True)
-class Placement:
+class Placement(Site):
     """Where the boxes of one tomogram are cut.
 
     Attributes
     ----------
-    rows
-        Row numbers (m,).
     positions
         Where the particles are (m, 3) x, y, z: 0-based voxel indices with fraction.
     centres
         Voxels (m, 3) x, y, z that become the box centres.
-    geometry
-        Sizes of the tomogram.
     plan
         Which cube to cut and what to make of it.
     """
 
-    tomogram: Tomogram
-    rows: np.ndarray
     positions: np.ndarray
     centres: np.ndarray
-    geometry: Geometry
     plan: RescalePlan
 
 
@@ -62,6 +56,11 @@ class TomogramSource:
     tomogram_angpix
         Voxel size of the tomograms in angstroms, where the headers are wrong.
 
+    Attributes
+    ----------
+    reading
+        What the coordinates were taken for.
+
     Raises
     ------
     ParticleError
@@ -76,7 +75,9 @@ class TomogramSource:
         tomogram_angpix: float | None = None,
     ) -> None:
         self.particles, self.settings = particles, settings
-        self.placements = list(placements_of(particles, tomograms, settings, tomogram_angpix))
+        sites = sites_of(particles, tomograms, tomogram_angpix)
+        self.reading = read_frame(particles, sites, settings)
+        self.placements = [place(site, particles, settings, self.reading.frame) for site in sites]
         self.angpix = _common_angpix(self.placements)
         self.box = settings.box
         self.order = np.concatenate([p.rows for p in self.placements])
@@ -140,53 +141,19 @@ def finish_box(cut: np.ndarray, plan: RescalePlan, settings: Extraction, *, brig
     return np.ascontiguousarray(-box if invert else box)
 
 
-def placements_of(
-    particles: Particles,
-    tomograms: Mapping[str, Tomogram],
-    settings: Extraction,
-    tomogram_angpix: float | None = None,
-) -> Iterable[Placement]:
-    """Yield where to cut, tomogram by tomogram, in the order of the file."""
-    coordinates, frame = particles.coordinates, coordinate_frame(particles, settings)
-    rows_of = _rows_by_name(particles.tomograms)
-    for name, tomogram in tomograms.items():
-        rows = rows_of[name]
-        geometry = _geometry(tomogram, particles, rows, tomogram_angpix)
-        pixel = settings.coords_angpix or (None if particles.angpix is None else particles.angpix[rows])
-        positions = affine(frame, geometry, pixel).voxel(coordinates[rows])
-        if settings.shifts and particles.origins is not None:
-            positions = positions - particles.origins[rows] / geometry.angpix
-        rounded = np.trunc(positions) if settings.relion_rounding else np.floor(positions + 0.5)
-        yield Placement(
-            tomogram=tomogram,
-            rows=rows,
-            positions=positions,
-            centres=np.clip(rounded, -FAR_OUTSIDE, FAR_OUTSIDE).astype(np.int64),
-            geometry=geometry,
-            plan=plan_rescale(settings.box, geometry.angpix, settings.angpix or geometry.angpix),
-        )
-
-
-def _rows_by_name(names: Sequence[str]) -> dict[str, np.ndarray]:
-    distinct, codes = np.unique(np.array(names), return_inverse=True)
-    order, ends = np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))
-    return dict(zip(distinct.tolist(), np.split(order, ends[:-1]), strict=True))
-
-
-def _geometry(tomogram: Tomogram, particles: Particles, rows: np.ndarray, angpix: float | None) -> Geometry:
-    """Return the tomogram's sizes; what it does not know of its tilt series may stand with the particles."""
-    geometry = tomogram.geometry(angpix)
-    if geometry.tilt_series_angpix is not None or particles.tilt_series_angpix is None:
-        return geometry
-    return replace(geometry, tilt_series_angpix=float(particles.tilt_series_angpix[rows[0]]))
-
-
-def coordinate_frame(particles: Particles, settings: Extraction) -> Frame:
-    """Return what the coordinates count: what the user says (``--coords-angpix``), else what the file is."""
-    frame = particles.frame
-    if settings.coords_angpix is not None or frame is None:
-        return Frame.IMAGE_PIXELS
-    return frame
+def place(site: Site, particles: Particles, settings: Extraction, frame: Frame) -> Placement:
+    """Return where to cut the particles of a tomogram whose coordinates count ``frame``."""
+    angpix = site.geometry.angpix
+    positions = positions_in(frame, site, particles, settings.coords_angpix)
+    if settings.shifts and particles.origins is not None:
+        positions = positions - particles.origins[site.rows] / angpix
+    rounded = np.trunc(positions) if settings.relion_rounding else np.floor(positions + 0.5)
+    return Placement(
+        **vars(site),
+        positions=positions,
+        centres=np.clip(rounded, -FAR_OUTSIDE, FAR_OUTSIDE).astype(np.int64),
+        plan=plan_rescale(settings.box, angpix, settings.angpix or angpix),
+    )
 
 
 def _common_angpix(placements: list[Placement]) -> float:

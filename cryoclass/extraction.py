@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cryoclass.cutting import TomogramSource, coordinate_frame
+from cryoclass.cutting import TomogramSource
 from cryoclass.particles import Particles
 from cryoclass.progress import Track, silent
 from cryoclass.results import Skipped, write_skipped
 from cryoclass.sources import none_readable, read_many
-from cryoclass.star.extracted import ExtractedBoxes, written_frame
+from cryoclass.star.extracted import BoxPlaces, ExtractedBoxes
 from cryoclass.star.frames import Frame, affine, origins_in_subtomogram
 from cryoclass.star.names import project_path, stem
 from cryoclass.volumes.mrc import write_volume
@@ -126,35 +126,41 @@ def output_table(source: TomogramSource, rows: np.ndarray, images: Sequence[Path
     ``cryoclassOffset*Angst`` holds where it lies from the box centre.
     """
     particles, settings = source.particles, source.settings
-    assert particles.frame is not None  # the source was made from coordinates  # noqa: S101
-    frame = written_frame(particles.frame)
-    folded = settings.shifts and particles.origins is not None
-    stays = frame is coordinate_frame(particles, settings) is not Frame.IMAGE_PIXELS and not folded
-    coordinates, remainder = _places(source, frame, centres=folded)
     optics, group = _optics(source)
-    orientation = None if particles.orientation is None else particles.orientation[rows]
-    boxes = ExtractedBoxes(
-        rows=rows,
-        images=images,
-        angpix=source.angpix,
-        side=source.box,
-        coordinates=None if stays else coordinates[rows],
-        origins=origins_in_subtomogram(-remainder[rows], orientation) if folded else None,
-        offsets=None if folded else remainder[rows],
-        optics=optics,
-        group=group[rows],
+    written = particles.with_boxes(
+        ExtractedBoxes(
+            rows=rows,
+            images=images,
+            angpix=source.angpix,
+            side=source.box,
+            optics=optics,
+            group=group[rows],
+        )
     )
-    return particles.with_boxes(boxes)
+    frame = written.frame_to_write
+    assert frame is not None  # the source was made from coordinates  # noqa: S101
+    folded = settings.shifts and particles.origins is not None
+    stays = frame is source.reading.frame is not Frame.IMAGE_PIXELS and not folded
+    coordinates, remainder = _places(source, frame, centres=folded)
+    orientation = None if particles.orientation is None else particles.orientation[rows]
+    return written.with_places(
+        BoxPlaces(
+            coordinates=None if stays else coordinates[rows],
+            origins=origins_in_subtomogram(-remainder[rows], orientation) if folded else None,
+            offsets=None if folded else remainder[rows],
+        )
+    )
 
 
 def _places(source: TomogramSource, frame: Frame, *, centres: bool) -> np.ndarray:
     """Return of all particles (2, n, 3): coordinates of box or particle; where it lies from the box, in angstroms."""
     coordinates, remainder = both = np.zeros((2, len(source), 3))
+    unbinned = source.particles.tilt_series_angpix
     for placement in source.placements:
-        to_voxel = affine(frame, placement.geometry, source.angpix)
-        shown = placement.centres if centres else placement.positions
-        coordinates[placement.rows] = to_voxel.coordinate(shown)
-        remainder[placement.rows] = (placement.positions - placement.centres) * placement.geometry.angpix
+        rows, geometry = placement.rows, placement.geometry
+        to_voxel = affine(frame, geometry, source.angpix, None if unbinned is None else unbinned[rows])
+        coordinates[rows] = to_voxel.coordinate(placement.centres if centres else placement.positions)
+        remainder[rows] = (placement.positions - placement.centres) * geometry.angpix
     return both
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from cryoclass.errors import ParticleError
-from cryoclass.star.extracted import ExtractedBoxes, with_boxes
+from cryoclass.star.extracted import BoxPlaces, ExtractedBoxes, frame_to_write, with_boxes, with_places
 from cryoclass.star.frames import Frame, origins_in_tomogram
 from cryoclass.star.names import resolve
 from cryoclass.star.optimisation import OptimisationSet
@@ -132,8 +132,30 @@ class Particles:
 
     @property
     def frame(self) -> Frame | None:
-        """What the coordinates count, and from where; ``None`` where there are none."""
+        """What the coordinates count, and from where, or most likely so; ``None`` where there are none."""
         return self.file.dialect.frame
+
+    @property
+    def rivals(self) -> tuple[Frame, ...]:
+        """What else they may count by all that the file says; only the volumes can tell."""
+        return self.file.dialect.rivals
+
+    @property
+    def frames(self) -> tuple[Frame, ...]:
+        """All that they may count, the likeliest first.
+
+        Raises
+        ------
+        ParticleError
+            The file has no coordinates.
+        """
+        assert len(self.coordinates) == len(self)  # reading raises where there are none  # noqa: S101
+        return (*filter(None, [self.frame]), *self.rivals)
+
+    @property
+    def frames_in_words(self) -> str:
+        """What the coordinates count, and what else they may count; empty where there are none."""
+        return self.file.dialect.frames_in_words
 
     @property
     def names_tomograms(self) -> bool:
@@ -324,6 +346,15 @@ class Particles:
     def with_boxes(self, boxes: ExtractedBoxes) -> "Particles":
         """Return the particles that were cut, with all that describes their boxes, all else as it was."""
         return replace(self, file=with_boxes(self.file, boxes))
+
+    @property
+    def frame_to_write(self) -> Frame | None:
+        """In which frame coordinates of particles that were cut will be understood; ``None`` where there are none."""
+        return frame_to_write(self.file)
+
+    def with_places(self, places: BoxPlaces) -> "Particles":
+        """Return particles that were cut, with where their boxes lie."""
+        return replace(self, file=with_places(self.file, places))
 
     def write(self, path: Path) -> None:
         """Write the text beside ``path`` and move it into place."""

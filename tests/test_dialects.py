@@ -64,7 +64,7 @@ def particles(text: str) -> Particles:
         ("warptools_2d", "WarpTools 2D export", "warp", Frame.IMAGE_PIXELS, TOMO, 12.0),
         ("warp_matching", "Warp template matching", "warp", Frame.FRACTION, MICROGRAPH, None),
         ("m_species", "M species", "m", Frame.ANGSTROMS, "wrpSourceName", None),
-        ("m_to_relion", "M particle export", "m", Frame.ANGSTROMS, MICROGRAPH, None),
+        ("m_to_relion", "Warp or M", "warp", Frame.ANGSTROMS, MICROGRAPH, None),
     ],
 )
 def test_each_producer_is_recognised(producer, name, contrast, frame, tomogram, angpix):
@@ -134,8 +134,12 @@ def test_centred_coordinates_come_before_pixels():
 
 def test_fractions_are_told_by_their_range():
     text = PRODUCERS["warp_matching"]
-    assert particles(text.replace(" 0.75 ", " 1.5 ")).frame is not Frame.FRACTION
-    assert particles(text.replace("0.25 ", "-0.25 ")).frame is not Frame.FRACTION
+    assert particles(text.replace(" 0.75 ", " 1.004 ")).frame is Frame.FRACTION  # a peak just beyond the rim
+    assert particles(text.replace("0.25 ", "-0.02 ")).frame is Frame.FRACTION
+    assert particles(text.replace(" 0.75 ", " 2.5 ")).frame is not Frame.FRACTION
+    assert particles(text.replace("0.25 ", "-5.25 ")).frame is not Frame.FRACTION
+    whole = loop({MICROGRAPH: twice("TS_01"), **{label: twice("1") for label in XYZ}})
+    assert particles(whole).frame is not Frame.FRACTION  # a voxel
     images = {"rlnImageName": twice("a.mrc"), **{label: twice("0.5") for label in XYZ}}
     assert particles(loop(images)).frame is not Frame.FRACTION  # cut boxes have pixels, be they few
 
@@ -244,7 +248,8 @@ def test_an_optics_group_that_is_not_there_is_an_error():
         ({"rlnPixelSize": ["0", "0"]}, {}, None),
         ({"rlnPixelSize": ["3", "0"]}, {"rlnMicrographPixelSize": ["6"]}, [6, 6]),
         ({"rlnDetectorPixelSize": ["14", "7"], "rlnMagnification": ["0", "0"]}, {}, None),
-        ({"rlnDetectorPixelSize": ["14", "7"]}, {}, None),
+        ({"rlnDetectorPixelSize": ["14", "7"]}, {}, [14, 7]),  # as PyTom writes
+        ({"rlnDetectorPixelSize": ["14", "0"]}, {}, None),
         ({}, {}, None),
     ],
 )

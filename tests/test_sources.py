@@ -280,11 +280,11 @@ def test_refined_origins_are_subtracted(cut, shifts, places):
     assert source.placements[0].positions[:, 0] == pytest.approx(places)
 
 
-@pytest.mark.parametrize(("known", "expected"), [(None, 10.0), (2.5, 20.0)])
-def test_unbinned_pixels_are_those_of_the_list_or_else_of_the_optics(cut, tmp_path, known, expected):
+@pytest.mark.parametrize(("head", "expected"), [(optics(**TILT_SERIES), 10.0), ("", 20.0)])
+def test_unbinned_pixels_are_those_of_the_optics_or_else_of_the_list(cut, tmp_path, head, expected):
     columns = {"rlnTomoName": ["TS_01"], "rlnOpticsGroup": ["1"]}
-    tomogram = Tomogram(name="TS_01", paths=(tmp_path / "TS_01.mrc",), tilt_series_angpix=known)
-    source = cut((80, 80, 80), head=optics(**TILT_SERIES), columns=columns, tomogram=tomogram)
+    tomogram = Tomogram(name="TS_01", paths=(tmp_path / "TS_01.mrc",), tilt_series_angpix=2.5)
+    source = cut((80, 80, 80), head=head, columns=columns, tomogram=tomogram)
     assert source.placements[0].positions[0].tolist() == [expected] * 3
 
 

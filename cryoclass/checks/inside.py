@@ -6,14 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from cryoclass.checks.findings import Finding, error, ok, warning
-from cryoclass.checks.table import frame_words
-from cryoclass.cutting import Placement, TomogramSource, coordinate_frame
-from cryoclass.errors import ParticleError
-from cryoclass.settings import Extraction
-from cryoclass.star.frames import Frame, affine
+from cryoclass.checks.frame import taken_as
+from cryoclass.cutting import Placement, TomogramSource
+from cryoclass.readings import spread_of, unit_in
+from cryoclass.star.frames import Frame
 
 MOST_OUTSIDE = 0.5  # more outside than that, and the coordinates were misunderstood
-CONVINCING = 0.9
 CENTRED_FRAMES = (Frame.CENTRED_ANGSTROMS, Frame.PICKED_ANGSTROMS)
 
 
@@ -106,7 +104,7 @@ def _edge_words(source: TomogramSource) -> str:
 
 
 def _wrong_frame(source: TomogramSource, words: str) -> Finding:
-    taken, better = frame_words(source.particles, source.settings), better_frame(source)
+    taken, better = taken_as(source), better_frame(source)
     instead = f". Taken as {better.value}, they would lie inside" if better else ""
     return error(
         "inside",
@@ -117,8 +115,7 @@ def _wrong_frame(source: TomogramSource, words: str) -> Finding:
 
 def better_frame(source: TomogramSource) -> Frame | None:
     """Return the frame in which nearly all particles lie inside and spread widest; ``None`` where no frame fits."""
-    now = coordinate_frame(source.particles, source.settings)
-    scores = {frame: _score(source, frame) for frame in Frame if frame is not now}
+    scores = {frame: _score(source, frame) for frame in Frame if frame is not source.reading.frame}
     best = max(scores, key=lambda frame: scores[frame])
     return best if scores[best] > 0 else None
 
@@ -127,26 +124,12 @@ def _score(source: TomogramSource, frame: Frame) -> float:
     """Return how much of the volumes the particles span in a frame; 0 where they do not lie inside."""
     if frame in CENTRED_FRAMES and (source.particles.coordinates >= 0).all():
         return 0
-    inside, total, spans = 0, 0, []
-    settings = source.settings.replace(coords_angpix=None)
-    for placement in source.placements:
-        try:
-            positions = _positions(source, placement, frame, settings)
-        except ParticleError:  # a size that this frame needs is not known
-            return 0
-        inside += int(_are_inside(positions, placement).sum())
-        total += len(positions)
-        spans.append(np.mean(np.ptp(positions, axis=0) / placement.geometry.shape))
-    return float(np.mean(spans)) if inside >= CONVINCING * total else 0
-
-
-def _positions(
-    source: TomogramSource, placement: Placement, frame: Frame, settings: Extraction
-) -> np.ndarray:
-    pixels = source.particles.angpix
-    pixel = settings.coords_angpix or (None if pixels is None else float(pixels[placement.rows[0]]))
-    coordinates = source.particles.coordinates[placement.rows]
-    return affine(frame, placement.geometry, pixel).voxel(coordinates)
+    spread = spread_of(frame, source.placements, source.particles)
+    if spread is None or not spread.fits:
+        return 0
+    sizes = [len(placement.rows) for placement in source.placements]
+    parts = np.split(spread.shares, np.cumsum(sizes)[:-1])
+    return float(np.mean([np.ptp(part, axis=0).mean() for part in parts]))
 
 
 def _are_inside(positions: np.ndarray, placement: Placement) -> np.ndarray:
@@ -156,18 +139,7 @@ def _are_inside(positions: np.ndarray, placement: Placement) -> np.ndarray:
 
 
 def _way_out(source: TomogramSource, better: Frame | None) -> str:
-    first = source.placements[0].geometry
-    pixels = source.particles.angpix
-    angpix = (
-        {
-            Frame.ANGSTROMS: 1.0,
-            Frame.TOMOGRAM_PIXELS: first.angpix,
-            Frame.TILT_SERIES_PIXELS: first.tilt_series_angpix,
-            Frame.IMAGE_PIXELS: None if pixels is None else float(pixels[0]),
-        }.get(better)
-        if better
-        else None
-    )
+    angpix = unit_in(better, source.placements[0], source.particles) if better else None
     if angpix:
         return f"Say what they count with --coords-angpix {angpix:g}."
     if better:

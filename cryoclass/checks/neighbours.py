@@ -36,6 +36,8 @@ def from_table(particles: Particles, cutting: Cutting) -> dict[str, np.ndarray]:
 
 def _unit(particles: Particles) -> np.ndarray | float | None:
     """Return how many angstroms a coordinate of each row counts."""
+    if particles.rivals:
+        return None
     match particles.frame:
         case Frame.CENTRED_ANGSTROMS | Frame.PICKED_ANGSTROMS | Frame.ANGSTROMS:
             return 1.0

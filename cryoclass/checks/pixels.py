@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 
 from cryoclass.checks.findings import Finding, error, ok, warning
-from cryoclass.cutting import TomogramSource, coordinate_frame
+from cryoclass.cutting import TomogramSource
 from cryoclass.errors import VolumeError
 from cryoclass.images import FileSource
 from cryoclass.star.frames import Frame
@@ -83,7 +83,7 @@ def _of_tomogram(source: TomogramSource) -> tuple[str, np.ndarray | None]:
     """
     particles = source.particles
     micrograph = particles.micrograph_angpix
-    counts_tomogram = coordinate_frame(particles, source.settings) is Frame.TOMOGRAM_PIXELS
+    counts_tomogram = source.reading.frame is Frame.TOMOGRAM_PIXELS
     if micrograph is not None and (micrograph > 0).all() and counts_tomogram:
         return "STAR file", np.unique(micrograph)
     images = None if particles.angpix is None else np.unique(particles.angpix)

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from cryoclass.checks.findings import Finding, ok, plural
+from cryoclass.checks.findings import Finding, ok, plural, unknown
 from cryoclass.particles import Particles
 from cryoclass.settings import Cutting
 
@@ -23,17 +23,17 @@ def check_coordinates(particles: Particles, cutting: Cutting) -> Iterator[Findin
         yield ok("coordinates", "none; boxes can only come from files")
         return
     assert len(particles.coordinates)  # reading raises where a cell is no number  # noqa: S101
-    words = frame_words(particles, cutting)
+    words, told = frame_words(particles, cutting), cutting.coords_angpix is not None or not particles.rivals
     if particles.origins is not None and particles.origins.any():
         words += ", minus the refined origins" if cutting.shifts else "; refined origins are ignored"
-    yield ok("coordinates", words)
+    yield ok("coordinates", words) if told else unknown("coordinates", words)
 
 
 def frame_words(particles: Particles, cutting: Cutting) -> str:
     """Say what the coordinates of a table that has some are taken for."""
     if cutting.coords_angpix is not None:
         return f"pixels of {cutting.coords_angpix:g} A from the first voxel, as you say"
-    return particles.frame.value if particles.frame else "no coordinates"
+    return particles.frames_in_words
 
 
 def label_words(particles: Particles, asked: str | None) -> str:

@@ -11,6 +11,7 @@ from cryoclass.checks import disk, machine, neighbours
 from cryoclass.checks.boxes import check_boxes, check_brightness, flips
 from cryoclass.checks.findings import Finding, Sheet, ok, unknown, warning
 from cryoclass.checks.fit import check_contrast, check_domain, check_fit, fits
+from cryoclass.checks.frame import check_frame
 from cryoclass.checks.inside import check_inside
 from cryoclass.checks.model import check_model
 from cryoclass.checks.pixels import check_files, check_tomograms
@@ -198,7 +199,8 @@ class Examination:
         """Look for positions outside the volumes and for doubles; return whether the frame can be right."""
         in_place = True
         if isinstance(self.source, TomogramSource):
-            in_place = self.sheet.run("inside", check_inside(self.source))
+            in_place = self.sheet.run("coordinates", check_frame(self.source))
+            in_place = self.sheet.run("inside", check_inside(self.source)) and in_place
         if in_place and particles.frame is not None:
             with self.sheet.surviving("duplicates"):
                 self._look_for_doubles(particles)

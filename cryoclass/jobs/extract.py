@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryoclass.claims import claim
-from cryoclass.jobs.opening import check_crops, contrast_words, particles_path
+from cryoclass.jobs.opening import check_crops, crop_words, particles_path
 from cryoclass.machine import cores
 from cryoclass.progress import TO_LOG, Listener
 from cryoclass.settings import Extraction, TomogramFiles, WorkRequest, outdir_setting, particles_setting
@@ -87,7 +87,7 @@ def _open(
     source = TomogramSource(table, found, request.settings, files.tomogram_angpix)
     check_crops(source, files, listener, request.outdir)
     _warn_of_silent_optics(table, listener)
-    for line in contrast_words(source):
+    for line in crop_words(source):
         listener.note(line)
     return source, found
 

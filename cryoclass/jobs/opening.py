@@ -198,20 +198,29 @@ def check_crops(
     """
     from cryoclass.checks.disk import check_disk, extraction_bytes
     from cryoclass.checks.findings import enforce
+    from cryoclass.checks.frame import check_frame
     from cryoclass.checks.inside import check_inside
     from cryoclass.checks.pixels import check_tomograms
     from cryoclass.checks.rules import check_rules
 
     asked = origin.tomogram_angpix is not None or source.settings.coords_angpix is not None
     enforce(check_rules(source.particles), listener)
+    enforce(check_frame(source), listener)
     enforce(check_inside(source), listener)
     enforce(check_tomograms(source, asked=asked), listener)
     if writes_to is not None:
         enforce(check_disk(writes_to, extraction_bytes(len(source.order), source.settings)), listener)
 
 
-def contrast_words(source: "TomogramSource") -> list[str]:
-    """Say for which tomograms the contrast is flipped, and why."""
+def crop_words(source: "TomogramSource") -> list[str]:
+    """Say what the volumes told of the coordinates, and for which tomograms the contrast is flipped, and why."""
+    told = source.reading.how == "told"
+    return [f"coordinates: {source.reading.frame.value}, as the volumes tell"] * told + _contrast_words(
+        source
+    )
+
+
+def _contrast_words(source: "TomogramSource") -> list[str]:
     bright = [p.tomogram.is_bright(by_table=source.particles.bright) for p in source.placements]
     if source.settings.invert != "auto":
         return [f"contrast: {'flipped' if source.settings.invert == 'yes' else 'left as it is'}, as asked"]
@@ -250,6 +259,6 @@ def _from_tomograms(
     check_crops(source, origin, listener)
     size = f"{source.box} pixels of {source.angpix:.4g} A"
     listener.note(f"boxes: {size}, cut from {len(found)} tomograms on the fly")
-    for line in contrast_words(source):
+    for line in crop_words(source):
         listener.note(line)
     return source

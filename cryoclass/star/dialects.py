@@ -6,11 +6,12 @@ The facts are read from the sources of RELION 3.0 to 5.0, WarpTools and M; the c
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from cryoclass.errors import StarError
 from cryoclass.star.document import Block, StarFile
 from cryoclass.star.frames import Frame
+from cryoclass.star.lists import LISTED_TAG
 from cryoclass.star.rows import Rows
 
 Producer = Literal["relion", "warp", "m"]
@@ -30,6 +31,10 @@ ORIENTATION: Labels3 = ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnT
 # (tomography_python_programs/get_particle_poses/particles.py against jaz/tomography/particle_set.cpp).
 PICKER_COLUMNS = {"rlnTomoName", *CENTRED, *ORIENTATION, "rlnAngleTiltPrior", "rlnAnglePsiPrior"}
 
+# Template matching finds peaks at the very rim, and a shifted peak may lie beyond it.
+FRACTION_REACH = 1.0  # from the centre; 0.5 is the rim
+FRACTIONS_WITHIN = 0.5  # of the particles
+
 _WARP_NAME = re.compile(r"\.tomostar$|_\d+\.\d+Apx(\.mrc)?$")
 _WARP_IMAGE = re.compile(r"_\d+(\.\d+)?_?A\.mrc$|_\d+\.\d+A\.mrc$")
 
@@ -46,6 +51,8 @@ class Dialect:
         Whose volumes the file speaks of; decides the contrast.
     frame
         Meaning of the coordinates; ``None`` where the file has none.
+    rivals
+        What else they may mean by all that the file says; only the volumes can tell.
     coordinates, origins
         Column names for x, y, z; empty where the file has none.
     tomogram
@@ -57,6 +64,7 @@ class Dialect:
     name: str
     producer: Producer
     frame: Frame | None
+    rivals: tuple[Frame, ...] = ()
     coordinates: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     tomogram: str = ""
@@ -69,8 +77,16 @@ class Dialect:
 
     def in_words(self) -> str:
         """Return one sentence for people."""
-        frame = f", coordinates in {self.frame.value}" if self.frame else ", no coordinates"
+        frame = f", coordinates in {self.frames_in_words}" if self.frame else ", no coordinates"
         return f"{self.name}{frame}" + (", 2D image stacks" if self.stacks_2d else "")
+
+    @property
+    def frames_in_words(self) -> str:
+        """What the coordinates count, and what else they may count; empty where there are none."""
+        if self.frame is None:
+            return ""
+        either = ", or ".join(frame.value for frame in (self.frame, *self.rivals))
+        return f"{either}: the volumes tell" if self.rivals else either
 
 
 def detect(text: StarFile) -> tuple[Dialect, Rows]:
@@ -93,17 +109,19 @@ def detect(text: StarFile) -> tuple[Dialect, Rows]:
             coordinates=labels,
             tomogram="wrpSourceName",
         ), rows
-    name, producer, frame = _kind(rows)
+    kind = _kind(rows)
     stacks_2d = _has_2d_stacks(rows)
     coordinates = CENTRED if CENTRED[0] in rows else PIXELS if PIXELS[0] in rows else ()
+    name = kind.name
     if stacks_2d and coordinates == PIXELS and PIXELS[2] not in rows:
         name, coordinates = f"{name} single particles", ()
     for label in coordinates:
         text.index(block, label)
     return Dialect(
         name=name,
-        producer=producer,
-        frame=frame if coordinates else None,
+        producer=kind.producer,
+        frame=kind.frames[0] if coordinates else None,
+        rivals=kind.frames[1:] if coordinates else (),
         coordinates=coordinates,
         origins=next((labels for labels in (ORIGINS, OLD_ORIGINS) if rows.has_all(labels)), ()),
         tomogram=_tomogram_label(rows),
@@ -111,34 +129,69 @@ def detect(text: StarFile) -> tuple[Dialect, Rows]:
     ), rows
 
 
-def _kind(rows: Rows) -> tuple[str, Producer, Frame]:
-    """Decide name, producer and frame of a table with ``rln`` columns."""
-    warp_name = bool(_WARP_NAME.search(rows.first(_tomogram_label(rows))))
+class _Kind(NamedTuple):
+    """Name and producer of a table, and what its coordinates may count, the likeliest first."""
+
+    name: str
+    producer: Producer
+    frames: tuple[Frame, ...]
+
+
+def _kind(rows: Rows) -> _Kind:
+    """Decide what a table with ``rln`` columns is."""
+    name = rows.first(_tomogram_label(rows))
+    producer: Producer = "warp" if _WARP_NAME.search(name) else "relion"
+    if found := _kind_by_columns(rows, producer):
+        return found
+    if "rlnTomoName" in rows:
+        return _kind_with_tomo_name(rows, producer, tomostar=name.endswith(".tomostar"))
+    if producer == "warp" or _WARP_IMAGE.search(rows.first("rlnImageName")):
+        return _kind_of_warp(rows)
+    return _kind_with_micrographs(rows)
+
+
+def _kind_by_columns(rows: Rows, producer: Producer) -> _Kind | None:
+    """Recognise tables that columns or values give away, whatever the tomograms are called."""
     if CENTRED[0] in rows:
         if set(rows.labels) <= PICKER_COLUMNS and rows.optics_table is None:
-            return "RELION 5 picks", "relion", Frame.PICKED_ANGSTROMS
-        return "RELION 5", "relion", Frame.CENTRED_ANGSTROMS
-    if "rlnTomoName" in rows and not warp_name:
-        return "RELION 4", "relion", Frame.TILT_SERIES_PIXELS
+            return _Kind("RELION 5 picks", "relion", (Frame.PICKED_ANGSTROMS,))
+        return _Kind("RELION 5", "relion", (Frame.CENTRED_ANGSTROMS,))
     if _are_fractions(rows):
-        return "Warp template matching", "warp", Frame.FRACTION
-    if warp_name or _WARP_IMAGE.search(rows.first("rlnImageName")):
-        return _warp_kind(rows)
-    newer = rows.optics_table is not None or {"rlnOpticsGroup", *ORIGINS} & set(rows.labels)
-    return ("RELION 3.1" if newer else "RELION 3.0"), "relion", Frame.TOMOGRAM_PIXELS
+        return _Kind("Warp template matching", "warp", (Frame.FRACTION,))
+    if LISTED_TAG in rows:
+        return _Kind("particle list", "relion", (Frame.TOMOGRAM_PIXELS,))
+    if rows.optics_table is None and "rlnImageName" not in rows and rows.detector_in_angstroms:
+        return _Kind("PyTom template matching", producer, (Frame.IMAGE_PIXELS,))
+    return None
 
 
-def _warp_kind(rows: Rows) -> tuple[str, Producer, Frame]:
-    if rows.angpix is None:
-        return "M particle export", "m", Frame.ANGSTROMS
-    if "rlnTomoName" in rows:
-        return "WarpTools 2D export", "warp", Frame.IMAGE_PIXELS
+def _kind_with_tomo_name(rows: Rows, producer: Producer, *, tomostar: bool) -> _Kind:
+    """Tell RELION 4's tables, whose coordinates are unbinned, from WarpTools' and from RELION 5's annotation files."""
+    stated = rows.angpix is not None
+    if tomostar and stated:
+        return _Kind("WarpTools 2D export", "warp", (Frame.IMAGE_PIXELS,))
+    if rows.optics("rlnTomoTiltSeriesPixelSize") is not None:
+        return _Kind("RELION 4", producer, (Frame.TILT_SERIES_PIXELS,))
+    rare = (Frame.IMAGE_PIXELS,) * stated + (Frame.ANGSTROMS,) * tomostar
+    frames = (Frame.TILT_SERIES_PIXELS, Frame.TOMOGRAM_PIXELS, *rare)
+    return _Kind("RELION 4 or an annotation of RELION 5", producer, frames)
+
+
+def _kind_of_warp(rows: Rows) -> _Kind:
+    if rows.angpix is None:  # M writes angstroms and says no pixel size; so do tables whose names were edited
+        return _Kind("Warp or M", "warp", (Frame.ANGSTROMS, Frame.TOMOGRAM_PIXELS))
     refined = rows.optics_table is not None
-    return (
-        "RELION refinement of Warp subtomograms" if refined else "Warp 3D export",
-        "warp",
-        Frame.IMAGE_PIXELS,
-    )
+    name = "RELION refinement of Warp subtomograms" if refined else "Warp 3D export"
+    return _Kind(name, "warp", (Frame.IMAGE_PIXELS,))
+
+
+def _kind_with_micrographs(rows: Rows) -> _Kind:
+    """RELION's coordinates count pixels of the tomogram; where nothing was cut yet, a stated size may be theirs."""
+    if rows.optics_table is not None or {"rlnOpticsGroup", *ORIGINS} & set(rows.labels):
+        return _Kind("RELION 3.1", "relion", (Frame.TOMOGRAM_PIXELS,))
+    if rows.angpix is not None and "rlnImageName" not in rows:
+        return _Kind("RELION 3.0", "relion", (Frame.IMAGE_PIXELS, Frame.TOMOGRAM_PIXELS))
+    return _Kind("RELION 3.0", "relion", (Frame.TOMOGRAM_PIXELS,))
 
 
 def _particle_block(text: StarFile) -> Block | None:
@@ -193,7 +246,10 @@ def _has_2d_stacks(rows: Rows) -> bool:
 
 
 def _are_fractions(rows: Rows) -> bool:
+    """Whether nearly all coordinates lie between 0 and 1, as no pixels do; a few may lie a little beyond."""
     if not rows.has_all(PIXELS) or not len(rows) or "rlnImageName" in rows:
         return False
     coordinates = rows.numbers(PIXELS)
-    return bool((coordinates >= 0).all() and (coordinates <= 1).all())
+    within = ((coordinates >= 0) & (coordinates <= 1)).all(axis=1)
+    near = (abs(coordinates - 0.5) <= FRACTION_REACH).all()
+    return bool(near and within.mean() >= FRACTIONS_WITHIN and (coordinates % 1 != 0).any())

@@ -14,12 +14,6 @@ from cryoclass.star.rows import GROUP, Rows
 from cryoclass.star.tables import tables_text
 from cryoclass.star.tomogram_list import OPTICS_COLUMNS
 
-# In which frame the written file will be understood, where that is another than the input's.
-_WRITTEN_FRAME = {
-    Frame.ANGSTROMS: Frame.IMAGE_PIXELS,
-    Frame.FRACTION: Frame.IMAGE_PIXELS,
-    Frame.PICKED_ANGSTROMS: Frame.CENTRED_ANGSTROMS,
-}
 OFFSETS = [f"cryoclassOffset{axis}Angst" for axis in "XYZ"]
 
 
@@ -35,12 +29,6 @@ class ExtractedBoxes:
         File of each.
     angpix, side
         Pixel size in angstroms and side in pixels.
-    coordinates
-        New coordinates (m, 3) x, y, z in the :func:`written_frame`; ``None`` where the old ones stay.
-    origins
-        New origins (m, 3) x, y, z in angstroms, in the subtomogram's axes; ``None`` where there are none.
-    offsets
-        Without origins, where the particle lies from the box centre (m, 3) x, y, z in angstroms.
     optics
         What is known of the optics groups of the tomograms.
     group
@@ -51,31 +39,69 @@ class ExtractedBoxes:
     images: Sequence[Path]
     angpix: float
     side: int
-    coordinates: np.ndarray | None
-    origins: np.ndarray | None
-    offsets: np.ndarray | None
     optics: Sequence[Mapping[str, str]]
     group: np.ndarray
 
 
-def written_frame(frame: Frame) -> Frame:
-    """Return the frame in which the written file will be understood."""
-    return _WRITTEN_FRAME.get(frame, frame)
+@dataclass(frozen=True, kw_only=True)
+class BoxPlaces:
+    """Where boxes were cut, row by row of the table that :func:`with_boxes` returns.
+
+    Attributes
+    ----------
+    coordinates
+        New coordinates (m, 3) x, y, z in that table's :func:`frame_to_write`; ``None`` where the old ones stay.
+    origins
+        New origins (m, 3) x, y, z in angstroms, in the subtomogram's axes; ``None`` where there are none.
+    offsets
+        Without origins, where the particle lies from the box centre (m, 3) x, y, z in angstroms.
+    """
+
+    coordinates: np.ndarray | None
+    origins: np.ndarray | None
+    offsets: np.ndarray | None
 
 
 def with_boxes(file: ParticleFile, boxes: ExtractedBoxes) -> ParticleFile:
     """Return the table with the rows that were cut only, their images, and everything that describes them.
 
-    All other blocks, columns, comments and cells stay as they were. ``rlnCtfImage`` goes: it describes another box.
+    All other blocks, columns, comments and cells stay as they were. ``rlnCtfImage`` goes: it describes another box. What
+    the table is, it is said anew: with images and sizes its coordinates may be understood in another way.
     """
     table = _with_optics(file.select(boxes.rows.tolist()), boxes)
     columns = {"rlnImageName": [str(path) for path in boxes.images]}
-    columns |= _places(table, boxes)
     columns |= _pixel_sizes(table, boxes.angpix)
     table = table.with_columns(columns)
     if "rlnCtfImage" in table.rows:
         table = table.without_column("rlnCtfImage")
-    return table.with_text(_described(table.rows, boxes))
+    return ParticleFile.of(_described(table.rows, boxes), file.optimisation_set)
+
+
+def frame_to_write(file: ParticleFile) -> Frame | None:
+    """Return the frame in which coordinates of a table with boxes will be understood; ``None`` where it has none.
+
+    M's own columns stay angstroms; those of RELION and Warp that come beside them count pixels of the images.
+    """
+    dialect = file.dialect
+    own = dialect.frame is None or dialect.coordinates in (PIXELS, CENTRED)
+    return dialect.frame if own else Frame.IMAGE_PIXELS
+
+
+def with_places(file: ParticleFile, places: BoxPlaces) -> ParticleFile:
+    """Return a table with boxes that says where they were cut."""
+    columns: dict[str, list[str]] = {}
+    dialect = file.dialect
+    if places.coordinates is not None:
+        centred = dialect.coordinates == CENTRED
+        columns |= _columns(CENTRED if centred else PIXELS, places.coordinates)
+    if (
+        places.origins is not None and file.rows.angpix is not None
+    ):  # the older rlnOriginX counts pixels of the image
+        unit = 1.0 if dialect.origins == ORIGINS else file.rows.angpix[:, None]
+        columns |= _columns(dialect.origins, places.origins / unit)
+    if places.offsets is not None:
+        columns |= _columns(OFFSETS, places.offsets)
+    return file.with_columns(columns)
 
 
 def _with_optics(table: ParticleFile, boxes: ExtractedBoxes) -> ParticleFile:
@@ -91,21 +117,6 @@ def _with_optics(table: ParticleFile, boxes: ExtractedBoxes) -> ParticleFile:
     text = StarFile.parse(head + wider.rows.text.to_bytes(), table.path)
     place = wider.rows.text.blocks.index(wider.rows.block) + 1  # behind the optics
     return replace(wider, rows=Rows(text=text, block=text.blocks[place]))
-
-
-def _places(table: ParticleFile, boxes: ExtractedBoxes) -> dict[str, list[str]]:
-    """Return the columns that say where the boxes are."""
-    columns: dict[str, list[str]] = {}
-    dialect = table.dialect
-    if boxes.coordinates is not None and dialect.frame is not None:
-        centred = written_frame(dialect.frame) is Frame.CENTRED_ANGSTROMS
-        columns |= _columns(CENTRED if centred else PIXELS, boxes.coordinates)
-    if boxes.origins is not None:  # the older rlnOriginX counts pixels of the image
-        unit = 1.0 if dialect.origins == ORIGINS else boxes.angpix
-        columns |= _columns(dialect.origins, boxes.origins / unit)
-    if boxes.offsets is not None:
-        columns |= _columns(OFFSETS, boxes.offsets)
-    return columns
 
 
 def _columns(labels: Sequence[str], values: np.ndarray) -> dict[str, list[str]]:

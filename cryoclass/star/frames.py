@@ -6,13 +6,10 @@ Voxel indices are 0-based and count to the centre of a voxel. ``position = coord
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TypeVar
 
 import numpy as np
 
 from cryoclass.errors import ParticleError
-
-T = TypeVar("T")
 
 
 class Frame(Enum):
@@ -72,7 +69,12 @@ class Affine:
         return np.asarray((voxel - self.offset) / self.scale)
 
 
-def affine(frame: Frame, geometry: Geometry, image_angpix: np.ndarray | float | None) -> Affine:
+def affine(
+    frame: Frame,
+    geometry: Geometry,
+    image_angpix: np.ndarray | float | None,
+    unbinned_angpix: np.ndarray | None = None,
+) -> Affine:
     """Return the map from a file's coordinates to voxels of a tomogram.
 
     Parameters
@@ -83,6 +85,9 @@ def affine(frame: Frame, geometry: Geometry, image_angpix: np.ndarray | float | 
         Sizes of the tomogram.
     image_angpix
         Pixel size in angstroms that the STAR file states for the images: one, or one per row (n,).
+    unbinned_angpix
+        Unbinned pixel size in angstroms that it states for the tilt series, per row (n,). It goes before the tomogram's,
+        as in RELION, where joined sets divide each particle by its own optics group's (``particle_set.cpp``).
 
     Raises
     ------
@@ -90,12 +95,16 @@ def affine(frame: Frame, geometry: Geometry, image_angpix: np.ndarray | float | 
         A size that the frame needs is unknown.
     """
     angstroms: float | np.ndarray
+    unbinned: float | np.ndarray | None
     offset = np.zeros(3)
     match frame:
         case Frame.TOMOGRAM_PIXELS:
             angstroms = geometry.angpix
         case Frame.TILT_SERIES_PIXELS:
-            angstroms = _known(geometry.tilt_series_angpix, "unbinned pixel size", frame)
+            unbinned = geometry.tilt_series_angpix
+            if unbinned_angpix is not None:
+                unbinned = np.reshape(unbinned_angpix, (-1, 1))
+            angstroms = _known(unbinned, "unbinned pixel size", frame)
         case Frame.IMAGE_PIXELS:
             per_row = None if image_angpix is None else np.reshape(image_angpix, (-1, 1))
             angstroms = _known(per_row, "pixel size of the coordinates", frame)
@@ -104,8 +113,8 @@ def affine(frame: Frame, geometry: Geometry, image_angpix: np.ndarray | float | 
         case Frame.CENTRED_ANGSTROMS:
             angstroms, offset = 1.0, geometry.size_angstroms / (2 * geometry.angpix)
         case Frame.PICKED_ANGSTROMS:
-            unbinned = geometry.tilt_series_angpix or geometry.angpix
-            angstroms, offset = 1.0, (geometry.size_angstroms / 2 - unbinned) / geometry.angpix
+            one = geometry.tilt_series_angpix or geometry.angpix
+            angstroms, offset = 1.0, (geometry.size_angstroms / 2 - one) / geometry.angpix
         case Frame.FRACTION:  # WarpTools multiplies by (size - 1) unbinned pixels
             angstroms = geometry.size_angstroms - (geometry.tilt_series_angpix or geometry.angpix)
     return Affine(scale=np.asarray(angstroms / geometry.angpix), offset=offset)
@@ -146,7 +155,7 @@ def xyz_to_zyx(voxels: np.ndarray) -> np.ndarray:
     return voxels[..., ::-1]
 
 
-def _known(value: T | None, what: str, frame: Frame) -> T:
+def _known(value: float | np.ndarray | None, what: str, frame: Frame) -> float | np.ndarray:
     if value is None:
         raise ParticleError(
             f"the {what} is unknown, but the coordinates are {frame.value}.",

@@ -12,6 +12,8 @@ from cryoclass.errors import StarError
 from cryoclass.star.document import StarFile
 from cryoclass.star.tables import tables_text
 
+LISTED_TAG = "cryoclassTag"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ListedParticles:
@@ -55,7 +57,7 @@ class ListedParticles:
             "rlnMicrographName": [str(int(value)) for value in self.tomogram],
             **{f"rlnCoordinate{axis}": self.position[:, i] for i, axis in enumerate("XYZ")},
             "rlnClassNumber": self.class_number.astype(int),
-            "cryoclassTag": self.tag.astype(int),
+            LISTED_TAG: self.tag.astype(int),
         }
         return StarFile.parse(tables_text({"particles": table}).encode(), path)
 

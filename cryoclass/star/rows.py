@@ -88,7 +88,8 @@ class Rows:
         """Pixel size in angstroms of each row's image (rows,), or ``None`` where the file says none.
 
         The optics group's ``rlnImagePixelSize`` comes first, then the row's ``rlnPixelSize``, then
-        ``10000 * rlnDetectorPixelSize / rlnMagnification``, then the optics group's ``rlnMicrographPixelSize``.
+        ``10000 * rlnDetectorPixelSize / rlnMagnification``, or ``rlnDetectorPixelSize`` alone, which PyTom writes in
+        angstroms, then the optics group's ``rlnMicrographPixelSize``.
         """
         for label in ("rlnImagePixelSize", "rlnPixelSize", None, "rlnMicrographPixelSize"):
             if label is None:
@@ -131,7 +132,14 @@ class Rows:
             )
         return np.array([place_of[group] for group in groups], dtype=np.intp)
 
+    @property
+    def detector_in_angstroms(self) -> bool:
+        """Whether ``rlnDetectorPixelSize`` stands without a magnification, as PyTom writes pixel sizes of coordinates."""
+        return "rlnDetectorPixelSize" in self and "rlnMagnification" not in self
+
     def _magnified_pixel(self) -> np.ndarray | None:
+        if self.detector_in_angstroms:
+            return self.numbers(["rlnDetectorPixelSize"])[:, 0]
         labels = ("rlnDetectorPixelSize", "rlnMagnification")  # micrometres, dimensionless
         if not self.has_all(labels):
             return None
