@@ -7,7 +7,7 @@ import numpy as np
 from cryoclass.errors import ParticleError, VolumeError
 from cryoclass.files import digest, stamp
 from cryoclass.particles import Particles
-from cryoclass.volumes.mrc import Volume, check_finite, open_volume
+from cryoclass.volumes.mrc import Volume, check_finite, open_volume, uneven_problem
 from cryoclass.volumes.pixels import agree
 
 _REEXTRACT = (
@@ -34,7 +34,7 @@ class FileSource:
     """
 
     def __init__(self, particles: Particles, angpix: float | None = None) -> None:
-        if particles.stacks_2d:
+        if particles.stacks_2d and not _is_cube(particles):
             raise ParticleError(
                 f"{particles.path}: its images are 2D stacks ({particles.dialect}), no volumes.",
                 _REEXTRACT,
@@ -42,9 +42,9 @@ class FileSource:
         self.particles = particles
         self.images = particles.images
         self.order = np.arange(len(particles))
-        first, header_angpix = self._first_readable()
+        first, volume = self._first_readable()
         self.box = first.shape[0]
-        self.angpix = _file_angpix(particles, header_angpix, angpix)
+        self.angpix = _file_angpix(particles, volume, angpix)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -73,14 +73,14 @@ class FileSource:
         stamps = [stamp(self.particles.find(name) or Path(name)) for name in files]
         return digest("images", self.box, self.angpix, *names, *stamps)
 
-    def _open(self, index: int) -> tuple[np.ndarray, float | None]:
+    def _open(self, index: int) -> tuple[np.ndarray, Volume]:
         image = self.particles.image(index)
         if image.path is None:
             raise VolumeError(f"{image.name}: no such volume.")
         volume = open_volume(image.path)
-        return _one_box(volume, image.number), volume.angpix
+        return _one_box(volume, image.number), volume
 
-    def _first_readable(self) -> tuple[np.ndarray, float | None]:
+    def _first_readable(self) -> tuple[np.ndarray, Volume]:
         problem: VolumeError | None = None
         for index in range(len(self)):
             try:
@@ -95,15 +95,27 @@ class FileSource:
         )
 
 
+def _is_cube(particles: Particles) -> bool:
+    """Whether the first image is a volume after all, though its name ends as those of stacks do."""
+    image = particles.image(0)
+    if image.path is None or image.number is not None:
+        return False
+    try:
+        volume = open_volume(image.path)
+    except VolumeError:
+        return False
+    return not volume.is_image_stack and volume.data.ndim == 3 and len(set(volume.data.shape)) == 1
+
+
 def _one_box(volume: Volume, number: int | None) -> np.ndarray:
-    data = volume.data
+    data = volume.voxels if number in (None, 1) else volume.data
     if data.ndim == 4:
         if number is None or not 1 <= number <= len(data):
             raise VolumeError(
                 f"{volume.path} is a stack of {len(data)} volumes; its images are 1@ to {len(data)}@."
             )
         data = data[number - 1]
-    elif number is not None:
+    elif number is not None and volume.data.ndim == 3:
         raise VolumeError(f"{number}@{volume.path} is one section of a volume, no box.", _REEXTRACT)
     z, y, x = data.shape
     if z == y == x:
@@ -115,9 +127,12 @@ def _one_box(volume: Volume, number: int | None) -> np.ndarray:
     raise VolumeError(f"{volume.path} is {x} x {y} x {z} voxels; a subtomogram is a cube.")
 
 
-def _file_angpix(particles: Particles, header: float | None, asked: float | None) -> float:
+def _file_angpix(particles: Particles, first: Volume, asked: float | None) -> float:
     """Return the pixel size of the files: as asked, else the STAR file's, else the first header's."""
-    known = asked or _stated_angpix(particles) or header
+    stated = asked or _stated_angpix(particles)
+    if stated is None and first.uneven is not None:
+        raise uneven_problem(first, "--angpix")
+    known = stated or first.angpix
     if known is None:
         raise ParticleError(
             f"{particles.path}: the pixel size stands neither in the STAR file nor in the volumes.",

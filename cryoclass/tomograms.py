@@ -2,6 +2,7 @@
 
 import re
 import threading
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -9,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cryoclass.errors import ParticleError, UsageError, VolumeError
+from cryoclass.errors import ParticleError, StarError, UsageError, VolumeError
+from cryoclass.siblings import Choice, tomograms_among
 from cryoclass.star.frames import Geometry
-from cryoclass.star.names import match, nearest, resolve, volume_files
+from cryoclass.star.names import is_guess, match, nearest, resolve, second_half, stem, volume_files
 from cryoclass.star.tomogram_list import ListedTomogram, read_tomogram_list
-from cryoclass.volumes.mrc import Volume, open_volume
+from cryoclass.volumes.mrc import Volume, open_volume, uneven_problem
 from cryoclass.volumes.pixels import agree
 
 _OPENING = threading.Lock()
@@ -21,7 +23,20 @@ _OPENING = threading.Lock()
 
 @dataclass(frozen=True, kw_only=True)
 class Tomogram(ListedTomogram):
-    """A tomogram as the user's files describe it; ``paths`` of two are half volumes, which are summed as RELION does."""
+    """A tomogram as the user's files describe it; ``paths`` of two are half volumes, which are summed as RELION does.
+
+    Attributes
+    ----------
+    series
+        The tilt series that lies beside it under a name that it might have had; ``None`` where none does.
+    """
+
+    series: Path | None = None
+
+    @property
+    def is_guess(self) -> bool:
+        """Whether the name agrees with that of the volume in a number only, or not at all."""
+        return is_guess(self.name, self.paths[0])
 
     def open(self) -> Volume:
         """Map the volume (kept open for a few tomograms at a time)."""
@@ -33,12 +48,15 @@ class Tomogram(ListedTomogram):
 
         Raises
         ------
-        ParticleError
-            Nobody says it, or header and ``tomograms.star`` differ by more than 1 %.
+        ParticleError, VolumeError
+            Nobody says it, or header and ``tomograms.star`` differ by more than 1 %, or the header's own sizes do.
         """
         if override:
             return override
-        header = self.open().angpix
+        volume = self.open()
+        if volume.uneven is not None:
+            raise uneven_problem(volume, "--tomogram-angpix")
+        header = volume.angpix
         implied = self.binning * self.tilt_series_angpix if self.binning and self.tilt_series_angpix else None
         if header and implied and not agree(header, implied):
             raise ParticleError(
@@ -84,7 +102,7 @@ def _identity(path: Path) -> tuple[int, ...]:
 
 @lru_cache(maxsize=4)
 def _open_sum(paths: tuple[Path, ...], _identities: tuple[tuple[int, ...], ...]) -> Volume:
-    volumes = [open_volume(path) for path in paths]
+    volumes = [replace(volume, data=volume.voxels) for volume in map(open_volume, paths)]
     for volume in volumes:
         if volume.path.suffix == ".mrcs":
             raise VolumeError(f"{volume.path} is a stack of images, no tomogram.", "Give the reconstruction.")
@@ -159,26 +177,58 @@ def look_up(names: list[str], where: Path | None, star: Path) -> tuple[dict[str,
     if where.is_file() and where.suffix == ".star":
         listed = read_tomograms(where)
         return _match_listed(names, listed), [path for t in listed.values() for path in t.paths]
-    files = volume_files(where) if where.is_dir() else [where]
+    if where.is_dir() and not any(where.glob("*.mrc*")) and (project := _of_relion_job(where)):
+        return look_up(names, project, star)
+    choice = tomograms_among(volume_files(where)) if where.is_dir() else Choice(files=(where,), series={})
+    files = list(choice.files)
     if len(files) == 1 and len(names) == 1 and (not names[0] or where.is_file()):
         return {names[0]: Tomogram(name=names[0], paths=(files[0],))}, files
     found = match(names, _firsts(files))
-    return {name: Tomogram(name=name, paths=_halves(path)) for name, path in found.items()}, files
+    _one_name_each(found)
+    return {
+        name: Tomogram(name=name, paths=_halves(path), series=choice.series.get(path))
+        for name, path in found.items()
+    }, files
+
+
+def _of_relion_job(folder: Path) -> Path | None:
+    """Return what a job of RELION, such as ``Tomograms/job009``, says of its tomograms."""
+    candidates = (folder / "tomograms.star", folder / "tomograms")
+    return next((path for path in candidates if path.exists()), None)
+
+
+def _one_name_each(found: Mapping[str, Path]) -> None:
+    """Refuse one file for two names, unless they are two spellings of one."""
+    names_of: dict[Path, str] = {}
+    for name, path in found.items():
+        other = names_of.setdefault(path, name)
+        if not _same_name(name, other):
+            raise ParticleError(
+                f"the tomogram names {other} and {name} both fit {path}, but each tomogram has a volume of its own.",
+                "Give --tomograms a folder that has both, or a tomograms.star.",
+            )
+
+
+def _same_name(one: str, other: str) -> bool:
+    """Whether two names are one in two spellings: the same stem, in folders of which one may be left out in part."""
+    if stem(one) != stem(other):
+        return False
+    first, second = (
+        [part for part in re.split(r"[/\\]", name)[:-1] if part not in ("", ".")] for name in (one, other)
+    )
+    shared = min(len(first), len(second))
+    return not shared or first[-shared:] == second[-shared:]
 
 
 def _firsts(files: list[Path]) -> list[Path]:
     """Leave out second halves whose first half is there: the two are one tomogram."""
-    seconds = {_second_half(path) for path in files if "_half1." in path.name}
+    seconds = {second_half(path) for path in files}
     return [path for path in files if path not in seconds]
 
 
 def _halves(path: Path) -> tuple[Path, ...]:
-    second = _second_half(path)
-    return (path, second) if second != path and second.exists() else (path,)
-
-
-def _second_half(path: Path) -> Path:
-    return path.with_name(path.name.replace("_half1.", "_half2."))
+    second = second_half(path)
+    return (path, second) if second is not None and second.exists() else (path,)
 
 
 def read_tomograms(path: Path) -> dict[str, Tomogram]:
@@ -187,9 +237,17 @@ def read_tomograms(path: Path) -> dict[str, Tomogram]:
     Raises
     ------
     StarError
-        The file lists no tomograms.
+        The file lists no tomograms, or one twice.
     """
-    return {listed.name: Tomogram(**vars(listed)) for listed in read_tomogram_list(path)}
+    listed = read_tomogram_list(path)
+    twice = [name for name, count in Counter(one.name for one in listed).items() if count > 1]
+    if twice:
+        raise StarError(
+            f"{path} lists {twice[0]} twice{f', and {len(twice) - 1} other tomograms' if twice[1:] else ''}; which row "
+            "is right, nobody says.",
+            "Give each row a name of its own, or take one out.",
+        )
+    return {one.name: Tomogram(**vars(one)) for one in listed}
 
 
 def _match_listed(names: list[str], listed: Mapping[str, Tomogram]) -> dict[str, Tomogram]:

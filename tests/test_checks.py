@@ -281,9 +281,9 @@ def test_where_something_could_not_be_told_not_all_is_well(capsys):
 def test_headers_that_disagree_where_the_table_is_silent_are_refused(cryoclass):
     star({"rlnImageName": [*boxes(2, angpix=20.0), *(f"other_{name}" for name in boxes(2, angpix=20.0))]})
     for name in ("box_00.mrc", "box_01.mrc"):
-        from cryoclass.volumes.mrc import read_volume, write_volume
+        from cryoclass.volumes.mrc import read_map, write_volume
 
-        write_volume(Path(f"other_{name}"), read_volume(Path(name)).data, 10.0)
+        write_volume(Path(f"other_{name}"), read_map(Path(name)).data, 10.0)
     ran = cryoclass("embed", "bad.star", "--map", "pca", "--device", "cpu", "-o", "Out")
     assert ran.status == 1
     assert "its volumes' headers 10 A" in ran.err

@@ -19,7 +19,7 @@ from cryoclass.cli import main
 from cryoclass.particles import read_particles
 from cryoclass.settings import Extraction, Preparation
 from cryoclass.star.document import StarFile
-from cryoclass.volumes.mrc import read_volume, write_volume
+from cryoclass.volumes.mrc import read_map, write_volume
 
 SIMULATE = "--species 2 --per-species 12 --tomograms 2 --size 32 80 80 --box 16 --angpix 20 --snr 5"
 BOX = 16
@@ -432,7 +432,7 @@ def images():
 
 
 def test_damaged_boxes_are_counted_with_a_reason(doctor):
-    whole = read_volume(images()[0]).data
+    whole = read_map(images()[0]).data
     raw = bytearray(images()[1].read_bytes())
     raw[2000:2004] = np.float32(np.nan).tobytes()
     images()[1].write_bytes(raw)
@@ -486,7 +486,7 @@ def test_a_model_of_another_pixel_size(doctor):
 
 def test_tomograms_of_another_pixel_size_than_the_star_file_says(doctor):
     for path in Path("Simulated/tomograms").iterdir():
-        write_volume(path, read_volume(path).data, 5)
+        write_volume(path, read_map(path).data, 5)
     visit = doctor(*cut())
     assert (visit.status, visit["pixel size"][0]) == (1, "error")
     assert "STAR file 20 A, headers 5 A" in visit["pixel size"][1]
@@ -495,7 +495,7 @@ def test_tomograms_of_another_pixel_size_than_the_star_file_says(doctor):
 
 def test_flipped_contrast(doctor):
     for path in Path("Simulated/tomograms").iterdir():
-        write_volume(path, -read_volume(path).data, 20)
+        write_volume(path, -read_map(path).data, 20)
     visit = doctor(*cut())
     (finding,) = visit.all("contrast")
     assert (visit.status, finding["level"]) == (0, "warning")

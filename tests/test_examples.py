@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cryoclass.particles import Particles, read_particles
-from cryoclass.volumes.mrc import read_volume
+from cryoclass.volumes.mrc import read_map
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 pytestmark = [
@@ -54,7 +54,7 @@ def test_relion(example):
     assert sorted(refined.images) == sorted(ours.images)
     assert set(refined.cells("cryoclassClassName")) == {"aldolase"}
     assert (folder / "External" / "job001" / "RELION_JOB_EXIT_SUCCESS").exists()
-    assert read_volume(folder / "Class3D" / "run_it003_class001.mrc").data.std() > 0
+    assert read_map(folder / "Class3D" / "run_it003_class001.mrc").data.std() > 0
 
 
 def test_warp(example):
@@ -66,7 +66,7 @@ def test_warp(example):
     assert len(extracted) == len(ours)
     assert found(ours, folder / "Warp" / "truth.star") > 0.8
     assert sorted(refined.images) == sorted(extracted.images)
-    assert read_volume(folder / "Class3D" / "run_it003_class001.mrc").data.std() > 0
+    assert read_map(folder / "Class3D" / "run_it003_class001.mrc").data.std() > 0
 
 
 def found(chosen: Particles, truth: Path) -> float:

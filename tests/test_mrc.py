@@ -4,6 +4,7 @@ import bz2
 import gzip
 import random
 import re
+import subprocess
 import warnings
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from mrc_files import mrc, ramp
 
 from cryoclass.errors import OutputError, VolumeError
-from cryoclass.volumes.mrc import open_volume, read_volume, write_volume
+from cryoclass.volumes.mrc import open_volume, read_map, write_volume
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def test_every_mode_that_holds_densities(mode, dtype, order, put):
     assert volume.data.dtype == np.dtype(dtype).newbyteorder(order)
     assert np.array_equal(volume.data, data)
     assert volume.angpix == pytest.approx(2.5)
-    read = read_volume(path)
+    read = read_map(path)
     assert read.data.dtype.isnative
     assert read.data.dtype == np.float32
     assert np.array_equal(read.data, data)
@@ -145,25 +146,93 @@ def test_damaged_compressed_files_are_refused(pack, put):
         open_volume(put(pack(b"")))
 
 
-@pytest.mark.parametrize("axes", [(1, 2, 3), (3, 1, 2), (2, 1, 3), (1, 3, 2), (2, 3, 1), (3, 2, 1)])
-def test_columns_rows_and_sections_become_x_y_and_z(axes, put):
+ORDERS = [(3, 1, 2), (2, 1, 3), (1, 3, 2), (2, 3, 1), (3, 2, 1)]
+
+
+@pytest.mark.parametrize("axes", [(1, 2, 3), *ORDERS])
+def test_columns_rows_and_sections_of_a_map_become_x_y_and_z(axes, put):
     """Voxel (x, y, z) = 100 x + 10 y + z, stored with the axes in another order."""
     x, y, z = np.ogrid[:2, :3, :4]
     by_axis = (100 * x + 10 * y + z).astype("f4")  # [x, y, z]
     columns, rows, sections = (axis - 1 for axis in axes)
     stored = by_axis.transpose(sections, rows, columns)
     mapc, mapr, maps = axes
-    volume = open_volume(put(mrc(stored, mapc=mapc, mapr=mapr, maps=maps, nxstart=-3, nystart=7)))
-    assert volume.data.shape == (4, 3, 2)
-    assert volume.data[3, 2, 1] == 123
-    assert np.array_equal(volume.data, by_axis.T)
+    path = put(mrc(stored, mapc=mapc, mapr=mapr, maps=maps, nxstart=-3, nystart=7))
+    assert np.array_equal(read_map(path).data, by_axis.T)
+    volume = open_volume(path)  # where coordinates point into it, the order is the file's, as in RELION
+    assert np.array_equal(volume.data, stored)
+    said = (
+        ""
+        if axes == (1, 2, 3)
+        else f"its axis order is {mapc}, {mapr}, {maps}, but it is read in the order of the file"
+    )
+    assert " ".join(volume.remarks).startswith(said)
+    assert bool(volume.remarks) == bool(said)
+
+
+@pytest.mark.parametrize("axes", ORDERS)
+def test_relion_keeps_the_order_of_the_file(axes, put, tmp_path):
+    """The witness of the rule above: real RELION reads the volume and writes it again."""
+    mapc, mapr, maps = axes
+    path = put(mrc(ramp((4, 4, 4)), mapc=mapc, mapr=mapr, maps=maps))
+    command = ["relion_image_handler", "--i", str(path), "--o", str(tmp_path / "again.mrc")]
+    subprocess.run(command, check=True, capture_output=True)
+    assert np.array_equal(open_volume(tmp_path / "again.mrc").data, open_volume(path).data)
 
 
 def test_the_axes_of_a_stack_of_volumes_are_put_right_too(put):
     stored = ramp((6, 4, 5))
-    volume = open_volume(put(mrc(stored, ispg=401, mz=2, mapc=2, mapr=1, maps=3)))
+    volume = read_map(put(mrc(stored, ispg=401, mz=2, mapc=2, mapr=1, maps=3)))
     assert volume.data.shape == (3, 2, 5, 4)
     assert np.array_equal(volume.data, stored.reshape(3, 2, 4, 5).transpose(0, 1, 3, 2))
+
+
+@pytest.mark.parametrize(
+    ("cell", "intervals", "uneven"),
+    [
+        ((50, 40, 60), (5, 4, 6), None),
+        ((50, 40, 120), (5, 4, 6), (10, 10, 20)),  # z is not scaled
+        ((50, 48, 60), (5, 4, 6), (10, 12, 10)),
+        ((50, 40.3, 60), (5, 4, 6), None),  # within 1 %
+        ((50, 40, 60), (5, 4, 1), None),  # one section, say some programs, and give the size of all
+        ((50, 40, 10), (5, 4, 1), None),  # or that of one
+        ((50, 40, 0), (5, 4, 6), None),  # nobody said
+        ((50, 0, 60), (5, 4, 6), None),
+        ((0, 0, 60), (5, 4, 6), None),
+    ],
+)
+def test_pixels_that_are_no_cubes_are_told(cell, intervals, uneven, put):
+    mx, my, mz = intervals
+    found = open_volume(put(mrc(ramp((6, 4, 5)), cella=cell, mx=mx, my=my, mz=mz))).uneven
+    assert found is None if uneven is None else found == pytest.approx(uneven)
+
+
+@pytest.mark.parametrize(
+    ("ispg", "mz", "sections", "images"),
+    [(0, 1, 6, True), (0, 6, 6, False), (1, 1, 6, False), (0, 1, 1, False)],
+)
+def test_a_stack_of_images_is_told_by_its_header(ispg, mz, sections, images, put):
+    assert open_volume(put(mrc(ramp((sections, 4, 5)), ispg=ispg, mz=mz))).is_image_stack is images
+
+
+@pytest.mark.parametrize(
+    ("smallest", "largest", "value"),
+    [
+        (0, 228, 228),  # of signed bytes none is larger than 127
+        (3, 255, 228),
+        (-28, 120, -28),
+        (0, 127, -28),
+        (0, 0, -28),  # nobody filled them in
+        (0, 3e6, -28),
+        (0, -1, -28),
+    ],
+)
+def test_bytes_without_a_stamp_are_signed_unless_the_header_says_more(smallest, largest, value, put):
+    stored = np.full((3, 4, 5), -28, "i1")
+    volume = open_volume(put(mrc(stored, mode=0, dmin=smallest, dmax=largest)))
+    assert volume.data[0, 0, 0] == value
+    said = [f"its bytes are read as unsigned, since the header's largest value is {largest}"]
+    assert list(volume.remarks) == (said if value > 0 else [])
 
 
 def test_axes_that_nobody_filled_in_are_the_usual_ones_and_nonsense_is_refused(put):
@@ -218,7 +287,7 @@ def test_voxels_that_are_no_numbers_are_counted(put):
     path = put(mrc(data))
     assert np.isnan(open_volume(path).data[0, 0, 0])
     with pytest.raises(VolumeError, match="holds 3 voxels that are NaN or infinite"):
-        read_volume(path)
+        read_map(path)
 
 
 def test_mrcfile_agrees_on_what_we_read(put):
@@ -252,7 +321,7 @@ def test_mrcfile_finds_nothing_wrong_with_what_we_write(dtype, mode, tmp_path, c
 def test_any_number_type_is_written_as_float32(source, tmp_path):
     data = ramp().astype(source)
     write_volume(tmp_path / "x.mrc", data[:, ::-1], 2.0)  # neither contiguous nor native
-    assert np.array_equal(read_volume(tmp_path / "x.mrc").data, data[:, ::-1].astype("f4"))
+    assert np.array_equal(read_map(tmp_path / "x.mrc").data, data[:, ::-1].astype("f4"))
 
 
 @pytest.mark.parametrize(
@@ -294,7 +363,7 @@ def test_damaged_files_give_voxels_or_an_error_in_words(put):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
-                volume = read_volume(path)
+                volume = read_map(path)
             assert volume.data.ndim in (3, 4)
             assert np.isfinite(volume.data).all()
             assert volume.angpix is None or volume.angpix > 0

@@ -57,7 +57,14 @@ def paths(*names: str) -> list[Path]:
         ("rec_TS_01_half1.mrc", "rec_TS_01"),
         ("TS_01.mrc.gz", "TS_01"),
         ("TS_01.REC", "TS_01"),
-        ("TS_01_10.00A.mrc", "TS_01"),
+        ("grid_8A.mrc", "grid_8A"),  # a name, no pixel size
+        ("cell_8.mrc", "cell_8"),
+        ("TS_01_7.90Apx.mrc", "TS_01"),
+        ("TS_01_Vol.mrc", "TS_01"),
+        ("TS_01_EVN_Vol.mrc", "TS_01"),
+        ("TS_01_full_rec.mrc", "TS_01"),
+        ("TS_01_rec_10.00Apx.mrc", "TS_01"),
+        ("record.mrc", "record"),
         ("1_data.mrc", "1"),
         ("my.tomo.v2", "my.tomo.v2"),
         ("1006", "1006"),
@@ -135,21 +142,10 @@ def test_the_nearest_file_is_suggested():
 def test_the_volumes_of_a_folder(tmp_path):
     with pytest.raises(UsageError, match="holds no tomogram"):
         volume_files(tmp_path)
-    for name in (
-        "b.mrc",
-        "a.rec",
-        "c.MAP",
-        "d.mrc.gz",
-        ".hidden.mrc",
-        "notes.txt",
-        "b_half1.mrc",
-        "b_half2.mrc",
-    ):
+    names = ["a.rec", "b.mrc", "b_half1.mrc", "c.MAP", "d.mrc.gz"]
+    for name in (*names, ".hidden.mrc", "notes.txt"):
         (tmp_path / name).touch()
-    assert [path.name for path in volume_files(tmp_path)] == ["a.rec", "b.mrc", "c.MAP", "d.mrc.gz"]
-    for name in ("a.rec", "b.mrc", "c.MAP", "d.mrc.gz"):
-        (tmp_path / name).unlink()
-    assert [path.name for path in volume_files(tmp_path)] == ["b_half1.mrc", "b_half2.mrc"]
+    assert [path.name for path in volume_files(tmp_path)] == names
 
 
 def test_paths_are_tried_from_here_then_the_star_file_then_its_parents(project):

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from cryoclass.cli import main
 from cryoclass.particles import read_particles
-from cryoclass.volumes.mrc import read_volume, write_volume
+from cryoclass.volumes.mrc import read_map, write_volume
 
 SHAPE = (25, 41, 36)  # z, y, x; odd sizes on purpose
 POINT = (21, 13, 10)  # x, y, z
@@ -280,7 +280,7 @@ def extract(folder: Path, star: Path, out: str, *options: str) -> np.ndarray:
     )
     status = main(["extract", str(star), "--tomograms", str(where), "--box", str(BOX), "-o", out, *options])
     assert status == 0
-    return read_volume(next((folder / out / "Subtomograms").rglob("*.mrc"))).data
+    return read_map(next((folder / out / "Subtomograms").rglob("*.mrc"))).data
 
 
 @pytest.mark.parametrize("make", CASES, ids=lambda make: make.__name__)

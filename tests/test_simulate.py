@@ -32,7 +32,7 @@ from cryoclass.simulation.tomogram import (
 )
 from cryoclass.simulation.writer import share_out, shown_labels, write_particles, write_tomograms
 from cryoclass.volumes.crop import crop
-from cryoclass.volumes.mrc import open_volume, read_volume, write_volume
+from cryoclass.volumes.mrc import open_volume, read_map, write_volume
 
 SMALL = Simulation(species=2, per_species=6, tomograms=2, box=20, angpix=10.0, size=(32, 96, 96), snr=0.2)
 
@@ -403,7 +403,7 @@ def test_the_mean_of_crops_shows_the_particle_in_the_middle(dialect, sign, file,
     written = write_tomograms(tmp_path, densities, settings)
     rows = starfile.read(written.star, always_dict=True)
     rows = rows["" if dialect == "warp" else "particles"]
-    tomogram = read_volume(tmp_path / "tomograms" / file).data
+    tomogram = read_map(tmp_path / "tomograms" / file).data
     centres = np.round(rows[[f"rlnCoordinate{a}" for a in "ZYX"]].to_numpy()).astype(int)
     mean = sign * np.mean([crop(tomogram, tuple(c), 20) for c in centres.tolist()], axis=0)
     particle = np.where(mean > 0.3 * mean.max(), mean, 0)
@@ -417,7 +417,7 @@ def test_particles_without_tomograms(densities, tmp_path):
     assert rows["rlnImageName"][0] == "Subtomograms/TS_01/TS_01_000001.mrc"
     assert [tmp_path / name for name in rows["rlnImageName"]] == list(written.volumes)
     assert starfile.read(written.star)["optics"]["rlnImageSize"].tolist() == [20]
-    box = read_volume(written.volumes[0])
+    box = read_map(written.volumes[0])
     assert (box.data.shape, box.angpix) == ((20, 20, 20), 10.0)
     assert box.data.mean() == pytest.approx(0, abs=1e-5)
     assert box.data.std() == pytest.approx(1, abs=1e-4)
@@ -429,7 +429,7 @@ def test_particles_without_tomograms(densities, tmp_path):
 def test_particles_are_written_bright(densities, tmp_path):
     settings = SMALL.replace(snr=50.0, defocus=(0.0, 0.0), spherical_aberration=0.0)
     written = write_particles(tmp_path, {"aldolase": densities["aldolase"]}, settings.replace(species=1))
-    mean = np.mean([read_volume(p).data for p in written.volumes], axis=0)
+    mean = np.mean([read_map(p).data for p in written.volumes], axis=0)
     assert mean[8:13, 8:13, 8:13].mean() > 1
 
 

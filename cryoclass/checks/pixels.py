@@ -6,15 +6,16 @@ from typing import TypeVar
 
 import numpy as np
 
-from cryoclass.checks.findings import Finding, error, ok, warning
-from cryoclass.cutting import TomogramSource
+from cryoclass.checks.findings import Finding, error, failure, ok, warning
+from cryoclass.cutting import Placement, TomogramSource
 from cryoclass.errors import VolumeError
 from cryoclass.images import FileSource
 from cryoclass.star.frames import Frame
-from cryoclass.volumes.mrc import Volume, open_volume
+from cryoclass.volumes.mrc import Volume, open_volume, uneven_problem
 from cryoclass.volumes.pixels import TOLERANCE, agree
 
 HEADERS = 20
+MOST_OFF = 2  # voxels; binning rounds
 
 T = TypeVar("T")
 
@@ -29,11 +30,16 @@ def check_files(source: FileSource, asked: float | None) -> Iterator[Finding]:
     asked
         Pixel size that the user says, in angstroms.
     """
-    table, headers = source.particles.angpix, list(_headers(_file_volumes(source)))
+    volumes = list(_file_volumes(source))
+    table, headers = source.particles.angpix, [volume.angpix for volume in volumes if volume.angpix]
     words = _words([("STAR file", table), ("headers", headers)])
     odd = next((header for header in headers if _differ([source.angpix, header])), None)
+    uneven = next((volume for volume in volumes if volume.uneven), None)
+    yield from check_remarks(volumes)
     if asked is not None:
         yield ok("pixel size", f"{words}; {asked:.4g} A, as you say")
+    elif uneven is not None:
+        yield failure("pixel size", uneven_problem(uneven, "--angpix"))
     elif odd is not None:
         said = "says" if table is not None else "is silent; its first volume says"
         yield error(
@@ -76,6 +82,23 @@ def check_tomograms(source: TomogramSource, *, asked: bool) -> Iterator[Finding]
         yield ok("pixel size", words)
 
 
+def check_unbinned(source: TomogramSource) -> Iterator[Finding]:
+    """Compare the unbinned pixel size of the list of tomograms with that of the particles' optics groups."""
+    table = source.particles.tilt_series_angpix
+    if table is None:
+        return
+    for placement in source.placements:
+        listed, own = placement.tomogram.tilt_series_angpix, np.unique(table[placement.rows])
+        if listed is not None and not agree(listed, *own):
+            yield warning(
+                "pixel size",
+                f"{placement.tomogram.name}: tomograms.star says unbinned pixels of {listed:g} A, the particles' optics groups "
+                f"{_range(own)}; each particle's own counts",
+                "Mend the one that is wrong.",
+            )
+            return
+
+
 def _of_tomogram(source: TomogramSource) -> tuple[str, np.ndarray | None]:
     """Return what the STAR file says of the tomograms' pixel size, and whether it speaks of them or of the images.
 
@@ -105,8 +128,51 @@ def _range(sizes: Sequence[float] | np.ndarray) -> str:
     return f"{small:.4g} A" if not _differ([small, large]) else f"{small:.4g} to {large:.4g} A"
 
 
-def _headers(volumes: Iterator[Volume]) -> Iterator[float]:
-    return (volume.angpix for volume in volumes if volume.angpix)
+def check_remarks(volumes: Sequence[Volume]) -> Iterator[Finding]:
+    """Say what in headers was taken in a way that is worth a word; each kind once, with its first volume and the count."""
+    remarked: dict[str, list[Path]] = {}
+    for volume in volumes:
+        for remark in volume.remarks:
+            remarked.setdefault(remark, []).append(volume.path)
+    for remark, paths in remarked.items():
+        more = f" (and {len(paths) - 1} more like it)" if paths[1:] else ""
+        yield warning("volumes", f"{paths[0]}: {remark}{more}", "Write it anew where that is wrong.")
+
+
+def check_volumes(source: TomogramSource) -> Iterator[Finding]:
+    """Say what of the tomograms contradicts their list, and what in their headers is worth a word."""
+    yield from check_sizes(source)
+    yield from check_unbinned(source)
+    yield from check_remarks([placement.tomogram.open() for placement in _spread(source.placements)])
+
+
+def check_sizes(source: TomogramSource) -> Iterator[Finding]:
+    """Compare the size that a list of tomograms states with that of the volume, unbinned against binned.
+
+    An error where coordinates count from the centre or in shares of the size, since it then moves them; a warning elsewhere.
+    """
+    moves = source.reading.frame in (Frame.CENTRED_ANGSTROMS, Frame.PICKED_ANGSTROMS, Frame.FRACTION)
+    wrong = [p for p in source.placements if _size_off(p) > MOST_OFF]
+    if not wrong:
+        return
+    first = wrong[0].geometry
+    stated = " x ".join(f"{side / first.angpix:.5g}" for side in first.size_angstroms)
+    words = (
+        f"{wrong[0].tomogram.paths[0]} is {' x '.join(map(str, first.shape))} voxels (x, y, z), but rlnTomoSizeX/Y/Z over the "
+        f"binning is {stated}"
+    )
+    more = f"; and {len(wrong) - 1} tomograms more like it" if wrong[1:] else ""
+    level = error if moves else warning
+    way_out = "Mend tomograms.star: the sizes are those of the unbinned tilt series' tomogram" + (
+        ", and the coordinates count from its centre." if moves else "."
+    )
+    yield level("tomogram size", words + more, way_out)
+
+
+def _size_off(placement: Placement) -> float:
+    """Return by how many voxels the stated size and that of the volume differ at most."""
+    geometry = placement.geometry
+    return float(np.abs(geometry.size_angstroms / geometry.angpix - geometry.shape).max())
 
 
 def _file_volumes(source: FileSource) -> Iterator[Volume]:

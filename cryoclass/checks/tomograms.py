@@ -1,17 +1,19 @@
 """The tomograms: whether every name has a volume, and whether the volumes can be read."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from cryoclass.checks.findings import Finding, failure, ok, warning
+from cryoclass.checks.findings import Finding, error, failure, ok, warning
 from cryoclass.errors import VolumeError
+from cryoclass.siblings import tilts_beside
 from cryoclass.tomograms import Tomogram, without_volume
 
 LookedUp = tuple[Mapping[str, Tomogram], Sequence[Path]]  # as cryoclass.tomograms.look_up returns
 LOOKED_INTO = 20
+SHOWN = 4
 
 
 def check_names(
@@ -21,12 +23,59 @@ def check_names(
     found, files = looked_up
     if len(found) == len(names):
         yield ok("tomograms", f"{len(found)} of {len(names)} names have a volume")
+        yield from check_choice(found)
         return
     problem = failure("tomograms", without_volume(names, found, where, files))
     if found and skip_missing:
         yield warning("tomograms", problem.words)
     else:
         yield problem
+
+
+def check_choice(found: Mapping[str, Tomogram]) -> Iterator[Finding]:
+    """Say which volumes were guessed, and which may be no volumes but tilt series.
+
+    An error where a stack has as many sections as a list of tilts beside it; a header that speaks of images alone is a
+    warning, since AreTomo's tomograms have such ones.
+    """
+    guesses = [f"{name} is {one.paths[0].name}" for name, one in found.items() if one.is_guess]
+    if guesses:
+        shown = ", ".join(guesses[:SHOWN]) + (f" and {len(guesses) - SHOWN} more" if guesses[SHOWN:] else "")
+        yield warning(
+            "tomograms",
+            f"names that agree with their volumes in a number, or not at all, were taken together: {shown}",
+            "Give --tomograms a tomograms.star where that is wrong.",
+        )
+    if words := series_words(found.values()):
+        yield ok("tomograms", words)
+    for one in found.values():
+        yield from _check_stack(one)
+
+
+def series_words(tomograms: Iterable[Tomogram]) -> str:
+    """Say which tilt series beside tomograms were left alone; empty where there are none."""
+    pairs = [(one.series, one.paths[0]) for one in tomograms if one.series is not None]
+    if not pairs:
+        return ""
+    more = f" (and {len(pairs) - 1} more like it)" if pairs[1:] else ""
+    return f"{pairs[0][0].name} is the tilt series of {pairs[0][1].name} and is left alone{more}"
+
+
+def _check_stack(tomogram: Tomogram) -> Iterator[Finding]:
+    path = tomogram.paths[0]
+    tilts, volume = tilts_beside(path), tomogram.open()
+    if tilts is not None and tilts[0] == len(volume.data):
+        yield error(
+            "tomograms",
+            f"{path} has {len(volume.data)} sections, as many as {tilts[1].name} has tilts: it is the tilt series, no tomogram",
+            "Give --tomograms the reconstruction.",
+        )
+    elif volume.is_image_stack:
+        yield warning(
+            "tomograms",
+            f"the header of {path} speaks of a stack of {len(volume.data)} images (space group 0), and it is cut as a volume",
+            "Give --tomograms the reconstruction where it is a tilt series.",
+        )
 
 
 def readable(found: Mapping[str, Tomogram]) -> tuple[dict[str, Tomogram], list[Finding]]:

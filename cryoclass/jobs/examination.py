@@ -14,7 +14,7 @@ from cryoclass.checks.fit import check_contrast, check_domain, check_fit, fits
 from cryoclass.checks.frame import check_frame
 from cryoclass.checks.inside import check_inside
 from cryoclass.checks.model import check_model
-from cryoclass.checks.pixels import check_files, check_tomograms
+from cryoclass.checks.pixels import check_files, check_tomograms, check_volumes
 from cryoclass.checks.rules import check_rules
 from cryoclass.checks.table import check_coordinates, check_table, count_labels, label_words
 from cryoclass.checks.tomograms import check_names, readable
@@ -251,6 +251,7 @@ class Examination:
         if isinstance(source, FileSource):
             check = check_files(source, request.boxes.angpix)
         else:
+            self.sheet.run("tomograms", check_volumes(source))
             said = (request.boxes.tomogram_angpix, request.cutting.coords_angpix)
             check = check_tomograms(source, asked=any(said))
         self.sheet.run("pixel size", check)

@@ -200,14 +200,17 @@ def check_crops(
     from cryoclass.checks.findings import enforce
     from cryoclass.checks.frame import check_frame
     from cryoclass.checks.inside import check_inside
-    from cryoclass.checks.pixels import check_tomograms
+    from cryoclass.checks.pixels import check_tomograms, check_volumes
     from cryoclass.checks.rules import check_rules
+    from cryoclass.checks.tomograms import check_choice
 
     asked = origin.tomogram_angpix is not None or source.settings.coords_angpix is not None
     enforce(check_rules(source.particles), listener)
+    enforce(check_choice({p.tomogram.name: p.tomogram for p in source.placements}), listener)
     enforce(check_frame(source), listener)
     enforce(check_inside(source), listener)
     enforce(check_tomograms(source, asked=asked), listener)
+    enforce(check_volumes(source), listener)
     if writes_to is not None:
         enforce(check_disk(writes_to, extraction_bytes(len(source.order), source.settings)), listener)
 

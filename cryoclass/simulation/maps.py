@@ -13,7 +13,7 @@ from scipy import ndimage
 from cryoclass.errors import UsageError, VolumeError
 from cryoclass.simulation.phantoms import blur
 from cryoclass.volumes.crop import crop
-from cryoclass.volumes.mrc import read_volume
+from cryoclass.volumes.mrc import read_map
 from cryoclass.volumes.rescale import apply_rescale, plan_rescale
 
 ENDINGS = (".mrc", ".map", ".ccp4", ".mrc.gz", ".map.gz", ".mrc.bz2", ".map.bz2")
@@ -82,7 +82,7 @@ def _named(folder: Path) -> dict[str, Path]:
 
 
 def _read_map(path: Path) -> _Found:
-    volume = read_volume(path)
+    volume = read_map(path)
     if volume.angpix is None:
         raise VolumeError(
             f"{path} has no pixel size in its header (0 or 1 means unknown).",

@@ -9,15 +9,18 @@ from cryoclass.star.document import StarFile
 from cryoclass.star.lists import ListedParticles, require_file
 
 DYNAMO_COLUMNS = 35
+TOMOGRAM_MAP = "indices_column20.doc"
 
 
 def read_dynamo(path: Path) -> StarFile:
     """Read a Dynamo table as a STAR file: columns, from 1, tag 1, shifts 4 to 6, tomogram 20, class 22, position 24 to 26.
 
+    Column 20 is an index. Where ``indices_column20.doc``, which Dynamo writes, lies beside the table, it names the volumes.
+
     Raises
     ------
     StarError
-        The file is missing or not of its kind.
+        The file is missing or not of its kind, or the map of tomograms lacks one.
     """
     require_file(path)
     lines = [line.split() for line in path.read_text("utf-8", "replace").splitlines() if line.strip()]
@@ -36,7 +39,23 @@ def read_dynamo(path: Path) -> StarFile:
         ) from error
     return ListedParticles(
         tag=table[:, 0],
-        tomogram=table[:, 19],
+        tomogram=_named(table[:, 19], path),
         position=table[:, 23:26] + table[:, 3:6],
         class_number=table[:, 21],
     ).as_star(path)
+
+
+def _named(numbers: np.ndarray, table: Path) -> np.ndarray | list[str]:
+    """Return the volumes that Dynamo's map, ``index path`` line by line, gives for tomogram numbers; they where it is not."""
+    listing = table.with_name(TOMOGRAM_MAP)
+    if not listing.is_file():
+        return numbers
+    lines = [line.split(maxsplit=1) for line in listing.read_text("utf-8", "surrogateescape").splitlines()]
+    volumes = {line[0]: line[1].strip() for line in lines if len(line) == 2}
+    missing = sorted({f"{number:g}" for number in numbers} - set(volumes))
+    if missing:
+        raise StarError(
+            f"{table}: tomogram {missing[0]} is not in {listing}, which has {', '.join(volumes) or 'none'}.",
+            f"Mend {listing.name}, or move it away to go by numbers.",
+        )
+    return [volumes[f"{number:g}"] for number in numbers]

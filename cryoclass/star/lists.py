@@ -3,6 +3,7 @@
 ``position = coordinate + shift`` there, in pixels of the tomogram.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ class ListedParticles:
     tag
         The particle's own number.
     tomogram
-        Number of its tomogram.
+        Number of its tomogram; its name where a map of them lies beside the list.
     position
         (n, 3) x, y, z, shifts added.
     class_number
@@ -32,14 +33,14 @@ class ListedParticles:
     """
 
     tag: np.ndarray
-    tomogram: np.ndarray
+    tomogram: np.ndarray | Sequence[str]
     position: np.ndarray
     class_number: np.ndarray
 
     def as_star(self, path: Path) -> StarFile:
         """Return a STAR file of that path with these particles.
 
-        The tomogram number stands in ``rlnMicrographName``, the position in ``rlnCoordinateX/Y/Z``, the class in
+        Name or number of the tomogram stands in ``rlnMicrographName``, the position in ``rlnCoordinateX/Y/Z``, the class in
         ``rlnClassNumber``, the tag in ``cryoclassTag``.
 
         Raises
@@ -47,14 +48,15 @@ class ListedParticles:
         StarError
             A value is not a finite number.
         """
-        for values in (self.tag, self.tomogram, self.position, self.class_number):
+        numbered = [self.tomogram] if isinstance(self.tomogram, np.ndarray) else []
+        for values in (self.tag, *numbered, self.position, self.class_number):
             bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
             if len(bad):
                 raise StarError(
                     f"{path}, particle {bad[0] + 1}: a value is not a finite number.", "Mend that row."
                 )
         table = {
-            "rlnMicrographName": [str(int(value)) for value in self.tomogram],
+            "rlnMicrographName": [one if isinstance(one, str) else str(int(one)) for one in self.tomogram],
             **{f"rlnCoordinate{axis}": self.position[:, i] for i, axis in enumerate("XYZ")},
             "rlnClassNumber": self.class_number.astype(int),
             LISTED_TAG: self.tag.astype(int),

@@ -8,6 +8,7 @@ numbered series, ``6`` for ``0006``.
 import difflib
 import os
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -15,9 +16,15 @@ from pathlib import Path
 from cryoclass.errors import ParticleError, UsageError
 
 _EXTENSIONS = r"\.tomostar|\.mrc|\.rec|\.map|\.st|\.gz|\.bz2"
+HALVES = re.compile(r"_(half[12]|EVN|ODD)(?=[._]|$)")
+_OTHER_HALF = {"half1": "half2", "EVN": "ODD"}
 SUFFIXES = (".mrc", ".rec", ".map", ".mrc.gz", ".mrc.bz2", ".rec.gz", ".map.gz", ".st")
 _EXTENSION = re.compile(rf"({_EXTENSIONS})$", re.IGNORECASE)
-_TAIL = re.compile(rf"({_EXTENSIONS}|_\d+(\.\d+)?A(px)?|_half[12]|_data)$", re.IGNORECASE)
+# Warp's pixel size, and what programs append to the name of a series: RELION, AreTomo (_Vol, _EVN, _ODD), IMOD
+_TAIL = re.compile(
+    rf"({_EXTENSIONS}|_\d+\.\d+Apx|_half[12]|_data|_EVN|_ODD|_Vol|_(full_)?rec|_(pre)?ali)$", re.IGNORECASE
+)
+_BINNED = re.compile(r"_bin\d+$", re.IGNORECASE)
 
 
 def stem(name: str) -> str:
@@ -25,12 +32,26 @@ def stem(name: str) -> str:
     return _stripped(name, _TAIL)
 
 
-def _base(name: str) -> str:
-    return re.split(r"[/\\]", name)[-1]
-
-
-def _without_extension(name: str) -> str:
+def extension_free(name: str) -> str:
+    """Strip folders and extensions from a tomogram name."""
     return _stripped(name, _EXTENSION)
+
+
+def second_half(path: Path) -> Path | None:
+    """Return where the second half volume of a first one lies; ``None`` for all other files."""
+    half = HALVES.search(path.name)
+    if half is None or half[1] not in _OTHER_HALF:
+        return None
+    return path.with_name(path.name[: half.start(1)] + _OTHER_HALF[half[1]] + path.name[half.end(1) :])
+
+
+def is_guess(name: str, path: Path) -> bool:
+    """Whether only a number, or nothing at all, in the name of a file is that of a tomogram."""
+    return bool(name) and _without_prefix(name) != _without_prefix(path.name)
+
+
+def _base(name: str) -> str:
+    return unicodedata.normalize("NFC", re.split(r"[/\\]", name)[-1])  # macOS takes umlauts apart
 
 
 def _stripped(name: str, tail: re.Pattern[str]) -> str:
@@ -45,13 +66,14 @@ def _without_prefix(name: str) -> str:
 
 
 def _number(name: str) -> str:
-    """Return the number at the end of a name, without leading zeros: ``TS_006`` is ``6``."""
-    digits = re.search(r"(\d+)$", stem(name))
-    return str(int(digits[1])) if digits else stem(name)
+    """Return the number at the end of a name, without leading zeros and binning: ``TS_006_bin4`` is ``6``."""
+    numbered = _BINNED.sub("", stem(name))
+    digits = re.search(r"(\d+)$", numbered)
+    return str(int(digits[1])) if digits else numbered
 
 
 def volume_files(folder: Path) -> list[Path]:
-    """Return the volumes in a folder, sorted; half maps only where there is nothing else.
+    """Return the volumes in a folder, sorted.
 
     Raises
     ------
@@ -65,8 +87,7 @@ def volume_files(folder: Path) -> list[Path]:
         raise UsageError(
             f"{folder} holds no tomogram ({', '.join(SUFFIXES[:3])}).", "Give the folder of the volumes."
         )
-    whole = [p for p in files if not re.search(r"_half[12]\.", p.name)]
-    return whole or files
+    return files
 
 
 def match(names: Iterable[str], files: Iterable[Path]) -> dict[str, Path]:
@@ -86,7 +107,7 @@ def match(names: Iterable[str], files: Iterable[Path]) -> dict[str, Path]:
         A name fits several files equally well.
     """
     files = list(files)
-    keys = (_base, _without_extension, stem, _without_prefix, _number)
+    keys = (_base, extension_free, stem, _without_prefix, _number)
     tables = [(key, _by_key(files, key)) for key in keys]
     found: dict[str, Path] = {}
     for name in filter(None, dict.fromkeys(names)):
@@ -122,8 +143,12 @@ def resolve(path: str, star: Path) -> Path | None:
     """Find a file that a STAR file names: from the current folder, the STAR's folder, and its parents."""
     relative = Path(path.replace("\\", "/"))
     folders = (Path(), star.parent, *star.absolute().parent.parents)  # an absolute path stays what it is
+    spellings = dict.fromkeys(
+        (str(relative), *(unicodedata.normalize(form, str(relative)) for form in ("NFC", "NFD")))
+    )
+    places = (folder / spelling for folder in folders for spelling in spellings)
     # os.path, since Path.is_file raises where a name is too long or a folder may not be entered
-    return next((folder / relative for folder in folders if os.path.isfile(folder / relative)), None)  # noqa: PTH113
+    return next((place for place in places if os.path.isfile(place)), None)  # noqa: PTH113
 
 
 def project_path(path: Path) -> Path:

@@ -130,7 +130,7 @@ def read_particle_file(path: Path) -> ParticleFile:
     StarError
         No such file, no STAR file, or no particles in it; the message says what it is instead.
     """
-    given = READERS.get(path.suffix, StarFile.read)(path)
+    given = READERS.get(path.suffix.lower(), StarFile.read)(path)
     text = listed_file(given, PARTICLES)
     together = set_beside(path) if text is given else OptimisationSet(text=given)
     found = ParticleFile.of(text, together)

@@ -10,7 +10,7 @@ import gzip
 import math
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,9 +21,11 @@ from mrcfile.utils import data_dtype_from_header
 
 from cryoclass.errors import VolumeError
 from cryoclass.files import replacing
+from cryoclass.volumes.pixels import agree
 
 HEADER_BYTES = 1024
 IMOD_STAMP = 1146047817
+XYZ = (1, 2, 3)
 MODES = {0: "int8", 1: "int16", 2: "float32", 6: "uint16", 12: "float16"}
 _COMPRESSED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open}
 _REEXPORT = "Write it again as float32 (mode 2), for example with relion_image_handler."
@@ -41,16 +43,32 @@ class Volume:
         Voxels as ``[z, y, x]`` (a stack of volumes: ``[n, z, y, x]``), of the file's own number type; memory-mapped
         and read-only where the file is not compressed.
     angpix
-        Pixel size in angstroms; ``None`` where the header says 0 or 1, which programs write for "unknown".
+        Pixel size in angstroms along x; ``None`` where the header says 0 or 1, which programs write for "unknown".
+    uneven
+        Pixel sizes (x, y, z) in angstroms where they differ by more than 1 %.
+    is_image_stack
+        Whether the header says that the sections are images of their own, as those of a tilt series are.
+    remarks
+        What in the header was taken in a way that is worth a word.
     """
 
     path: Path
     data: np.ndarray
     angpix: float | None
+    uneven: tuple[float, float, float] | None = None
+    is_image_stack: bool = False
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def voxels(self) -> np.ndarray:
+        """The voxels, where a stack of volumes holds only one as those of that one."""
+        return self.data[0] if self.data.ndim == 4 and len(self.data) == 1 else self.data
 
 
 def open_volume(path: Path) -> Volume:
-    """Map a volume without reading its voxels.
+    """Map a volume without reading its voxels, in the file's own order of columns, rows and sections.
+
+    The header may say that they are other axes than x, y and z; RELION does not look at it, and coordinates come from there.
 
     Raises
     ------
@@ -70,21 +88,38 @@ def open_volume(path: Path) -> Volume:
         data = np.frombuffer(raw, dtype, math.prod(shape), offset).reshape(shape)
     else:
         data = _mapped(path, dtype, offset, shape)
-    return Volume(path=path, data=_in_zyx_order(data, header, path), angpix=_angpix(header))
+    return Volume(
+        path=path,
+        data=data,
+        angpix=_angpix(header),
+        uneven=_uneven(header),
+        is_image_stack=int(header.ispg) == 0 and int(header.mz) == 1 < int(header.nz),
+        remarks=tuple(_remarks(header, path)),
+    )
 
 
-def read_volume(path: Path) -> Volume:
-    """Read a volume into memory as native float32.
+def read_map(path: Path) -> Volume:
+    """Read a density map into memory as native float32, its axes in the order that the header says.
 
     Raises
     ------
     VolumeError
         As :func:`open_volume`, or the voxels hold NaN or infinity.
     """
-    volume = open_volume(path)
-    data = np.array(volume.data, dtype=np.float32)
+    volume, header = open_volume(path), _read_header(path)[0]
+    data = np.array(_in_zyx_order(volume.data, header, path), dtype=np.float32)
     check_finite(data, path)
     return Volume(path=path, data=data, angpix=volume.angpix)
+
+
+def uneven_problem(volume: Volume, option: str) -> VolumeError:
+    """Say that a header's pixel sizes differ, and with which option the right one can be given."""
+    x, y, z = volume.uneven or (volume.angpix,) * 3
+    return VolumeError(
+        f"{volume.path}: its header says pixels of {x:.4g} x {y:.4g} x {z:.4g} A along x, y and z; z spacing and the others "
+        "must be the same.",
+        f"Correct the header, or say which is right with {option}.",
+    )
 
 
 def check_finite(data: np.ndarray, path: Path) -> None:
@@ -210,7 +245,7 @@ def _dtype(header: Any, path: Path) -> np.dtype[Any]:
             f"{path} has MRC mode {mode}; densities are modes {', '.join(map(str, sorted(MODES)))}.",
             _REEXPORT,
         )
-    if mode == 0 and _is_unsigned(header):
+    if mode == 0 and (_is_unsigned(header) or _holds_more_than_signed(header)):
         return np.dtype("u1")
     dtype: np.dtype[Any] = data_dtype_from_header(header)
     return dtype
@@ -218,20 +253,70 @@ def _dtype(header: Any, path: Path) -> np.dtype[Any]:
 
 def _is_unsigned(header: Any) -> bool:
     """IMOD before 4.2.23 wrote unsigned bytes as mode 0 and says so in bytes 152 to 159."""
+    stamp, flags = _imod_words(header)
+    return stamp == IMOD_STAMP and not flags & 1
+
+
+def _has_imod_stamp(header: Any) -> bool:
+    return _imod_words(header)[0] == IMOD_STAMP
+
+
+def _imod_words(header: Any) -> tuple[int, int]:
     extra = header.extra2.tobytes()[40:48]  # extra2 starts at byte 112
-    stamp, flags = np.frombuffer(extra, "<i4" if header.mode.dtype.byteorder in "<=" else ">i4")
-    return bool(stamp == IMOD_STAMP and not flags & 1)
+    stamp, flags = np.frombuffer(extra, "<i4" if header.mode.dtype.byteorder in "<=" else ">i4").tolist()
+    return stamp, flags
+
+
+def _holds_more_than_signed(header: Any) -> bool:
+    """Without IMOD's stamp only the header's range tells unsigned bytes from signed ones."""
+    return not _has_imod_stamp(header) and float(header.dmin) >= 0 and 127 < float(header.dmax) <= 255
+
+
+def _remarks(header: Any, path: Path) -> Iterator[str]:
+    """Yield what in a header was taken in a way that is worth a word."""
+    if int(header.mode) == 0 and _holds_more_than_signed(header):
+        yield f"its bytes are read as unsigned, since the header's largest value is {float(header.dmax):g}"
+    axes = _axes(header, path)
+    if axes != XYZ:
+        order = ", ".join(map(str, axes))
+        yield f"its axis order is {order}, but it is read in the order of the file, as RELION does"
+
+
+def _axes(header: Any, path: Path) -> tuple[int, ...]:
+    """Return which axes (1 is x) columns, rows and sections are; zeros mean nobody filled the fields in."""
+    axes = (int(header.mapc), int(header.mapr), int(header.maps))
+    if axes == (0, 0, 0):
+        return XYZ
+    if sorted(axes) != [1, 2, 3]:
+        raise VolumeError(f"{path} has axis order {axes}; it must be a permutation of 1, 2, 3.", _REEXPORT)
+    return axes
 
 
 def _in_zyx_order(data: np.ndarray, header: Any, path: Path) -> np.ndarray:
-    """Turn columns, rows and sections into x, y and z; zeros mean nobody filled the fields in."""
-    axes = (int(header.mapc), int(header.mapr), int(header.maps))
-    if axes in ((1, 2, 3), (0, 0, 0)):
+    """Turn columns, rows and sections into x, y and z."""
+    axes = _axes(header, path)
+    if axes == XYZ:
         return data
-    if sorted(axes) != [1, 2, 3]:
-        raise VolumeError(f"{path} has axis order {axes}; it must be a permutation of 1, 2, 3.", _REEXPORT)
     where = {axis: -1 - position for position, axis in enumerate(axes)}  # axis (1 = x) to array dimension
     return np.moveaxis(data, (where[3], where[2], where[1]), (-3, -2, -1))
+
+
+def _uneven(header: Any) -> tuple[float, float, float] | None:
+    """Return the pixel sizes where they differ; sizes by either number of sections count, since programs err with ``mz``."""
+    angpix = _angpix(header)
+    if angpix is None:
+        return None
+    y = _spacing(float(header.cella.y), (int(header.my), int(header.ny)), angpix)
+    z = _spacing(float(header.cella.z), (int(header.mz), int(header.nz)), angpix)
+    return None if agree(angpix, y, z) else (angpix, y, z)
+
+
+def _spacing(cell: float, counts: Sequence[int], expected: float) -> float:
+    """Return the cell over that count which comes nearest to what is expected; that itself where nothing is said."""
+    if not (math.isfinite(cell) and cell > 0):
+        return expected
+    found = [cell / count for count in counts if count > 0]
+    return min(found, key=lambda size: abs(math.log(size / expected)), default=expected)
 
 
 def _angpix(header: Any) -> float | None:
