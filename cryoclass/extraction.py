@@ -10,6 +10,7 @@ import numpy as np
 from cryoclass.cutting import TomogramSource
 from cryoclass.particles import Particles
 from cryoclass.progress import Track, silent
+from cryoclass.readings import spread_of
 from cryoclass.results import Skipped, write_skipped
 from cryoclass.sources import none_readable, read_many
 from cryoclass.star.extracted import BoxPlaces, ExtractedBoxes
@@ -137,8 +138,11 @@ def output_table(source: TomogramSource, rows: np.ndarray, images: Sequence[Path
             group=group[rows],
         )
     )
-    frame = written.frame_to_write
-    assert frame is not None  # the source was made from coordinates  # noqa: S101
+    frame = next(
+        f
+        for f in written.frames_to_write
+        if spread_of(f, source.placements, particles) or f is Frame.IMAGE_PIXELS
+    )
     folded = settings.shifts and particles.origins is not None
     stays = frame is source.reading.frame is not Frame.IMAGE_PIXELS and not folded
     coordinates, remainder = _places(source, frame, centres=folded)

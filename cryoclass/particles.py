@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from cryoclass.errors import ParticleError
-from cryoclass.star.extracted import BoxPlaces, ExtractedBoxes, frame_to_write, with_boxes, with_places
+from cryoclass.star.extracted import BoxPlaces, ExtractedBoxes, frames_to_write, with_boxes, with_places
 from cryoclass.star.frames import Frame, origins_in_tomogram
 from cryoclass.star.names import resolve
 from cryoclass.star.optimisation import OptimisationSet
@@ -348,9 +348,9 @@ class Particles:
         return replace(self, file=with_boxes(self.file, boxes))
 
     @property
-    def frame_to_write(self) -> Frame | None:
-        """In which frame coordinates of particles that were cut will be understood; ``None`` where there are none."""
-        return frame_to_write(self.file)
+    def frames_to_write(self) -> tuple[Frame, ...]:
+        """In which frames coordinates of particles that were cut may be understood, the likeliest first."""
+        return frames_to_write(self.file)
 
     def with_places(self, places: BoxPlaces) -> "Particles":
         """Return particles that were cut, with where their boxes lie."""

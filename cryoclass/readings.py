@@ -60,20 +60,27 @@ class Spread:
     ----------
     positions
         Voxel indices (n, 3) x, y, z of all, site by site.
-    shares
-        The same in widths of the tomogram: 0 to 1 is inside.
-    inside
-        Share of the particles that lie inside.
+    shapes
+        Voxels of the tomogram of each (n, 3).
     """
 
     positions: np.ndarray
-    shares: np.ndarray
-    inside: float
+    shapes: np.ndarray
+
+    @property
+    def shares(self) -> np.ndarray:
+        """The positions in widths of the tomogram: 0 to 1 is inside, from outer side to outer side."""
+        return np.asarray((self.positions + 0.5) / self.shapes)
+
+    @property
+    def inside(self) -> float:
+        """Share of the particles that lie inside."""
+        return float(_are_inside(self.shares).mean())
 
     @property
     def reach(self) -> np.ndarray:
-        """How far the particles reach, in widths of the tomogram, along x, y and z."""
-        return np.asarray(self.shares.max(axis=0))
+        """How far from the first voxel the particles reach, in widths of the tomogram, along x, y and z."""
+        return np.asarray((self.positions / self.shapes).max(axis=0))
 
     @property
     def fits(self) -> bool:
@@ -137,9 +144,8 @@ def spread_of(frame: Frame, sites: Sequence[Site], particles: Particles) -> Spre
         found = [positions_in(frame, site, particles) for site in sites]
     except ParticleError:
         return None
-    shapes = [np.array(site.geometry.shape) for site in sites]
-    shares = np.concatenate([(p + 0.5) / shape for p, shape in zip(found, shapes, strict=True)])
-    return Spread(positions=np.concatenate(found), shares=shares, inside=float(_are_inside(shares).mean()))
+    shapes = [np.full(p.shape, site.geometry.shape) for p, site in zip(found, sites, strict=True)]
+    return Spread(positions=np.concatenate(found), shapes=np.concatenate(shapes))
 
 
 def unit_in(frame: Frame, site: Site, particles: Particles) -> float | None:

@@ -92,14 +92,18 @@ class Dialect:
 def detect(text: StarFile) -> tuple[Dialect, Rows]:
     """Say which dialect a particle file is in, and which rows are its particles.
 
+    A table of one row that is written as a list, as starfile did before version 0.5, becomes a loop.
+
     Raises
     ------
     StarError
         The file holds no particles; the message says what it is instead.
     """
-    block = _particle_block(text)
-    if block is None:
+    text = _with_loops(text)
+    blocks = particle_blocks(text)
+    if not blocks:
         raise _not_particles(text)
+    block = blocks[0]
     rows = Rows(text=text, block=block)
     if labels := _wrp_coordinates(block):
         return Dialect(
@@ -168,11 +172,11 @@ def _kind_by_columns(rows: Rows, producer: Producer) -> _Kind | None:
 def _kind_with_tomo_name(rows: Rows, producer: Producer, *, tomostar: bool) -> _Kind:
     """Tell RELION 4's tables, whose coordinates are unbinned, from WarpTools' and from RELION 5's annotation files."""
     stated = rows.angpix is not None
-    if tomostar and stated:
+    if tomostar and stated and _has_2d_stacks(rows):
         return _Kind("WarpTools 2D export", "warp", (Frame.IMAGE_PIXELS,))
     if rows.optics("rlnTomoTiltSeriesPixelSize") is not None:
         return _Kind("RELION 4", producer, (Frame.TILT_SERIES_PIXELS,))
-    rare = (Frame.IMAGE_PIXELS,) * stated + (Frame.ANGSTROMS,) * tomostar
+    rare = (Frame.IMAGE_PIXELS,) * (stated and "rlnImageName" not in rows) + (Frame.ANGSTROMS,) * tomostar
     frames = (Frame.TILT_SERIES_PIXELS, Frame.TOMOGRAM_PIXELS, *rare)
     return _Kind("RELION 4 or an annotation of RELION 5", producer, frames)
 
@@ -194,11 +198,28 @@ def _kind_with_micrographs(rows: Rows) -> _Kind:
     return _Kind("RELION 3.0", "relion", (Frame.TOMOGRAM_PIXELS,))
 
 
-def _particle_block(text: StarFile) -> Block | None:
-    """Prefer ``data_particles``; else the first loop that has images or coordinates of particles."""
-    marks = {"rlnImageName", "rlnCoordinateX", "rlnCenteredCoordinateXAngst"}
-    candidates = [b for b in text.blocks if b.labels and (marks & set(b.labels) or _wrp_coordinates(b))]
-    return next((b for b in candidates if b.name == "particles"), candidates[0] if candidates else None)
+def particle_blocks(text: StarFile) -> list[Block]:
+    """Return the loops that have images or coordinates of particles; ``data_particles`` first, else in the file's order."""
+    found = [block for block in text.blocks if block.labels and _has_particles(block)]
+    return sorted(found, key=lambda block: block.name != "particles")
+
+
+def _has_particles(block: Block) -> bool:
+    marks = (
+        "rlnImageName",
+        "rlnCoordinateX",
+        "rlnCenteredCoordinateXAngst",
+        "wrpCoordinateX1",
+        "wrpCoordinateX",
+    )
+    return any(mark in block for mark in marks)
+
+
+def _with_loops(text: StarFile) -> StarFile:
+    for place, block in enumerate(text.blocks):
+        if not block.labels and block.items and (block.name == "optics" or _has_particles(block)):
+            text = text.with_loop(text.blocks[place])
+    return text
 
 
 def _not_particles(text: StarFile) -> StarError:

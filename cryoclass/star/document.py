@@ -9,6 +9,7 @@ its first blank line, ``#`` starts a comment only at the start of a token, quote
 and end before a blank, and a bell character keeps a quote from ending there.
 """
 
+import codecs
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -95,7 +96,8 @@ class StarFile:
 
     @classmethod
     def parse(cls, content: bytes, path: Path) -> Self:
-        """Parse the bytes of a file."""
+        """Parse the bytes of a file; a byte-order mark, which some editors put first, is no part of it."""
+        content = content.removeprefix(codecs.BOM_UTF8)
         if b"\0" in content[:100_000]:
             raise StarError(f"{path} is not a STAR file: it holds binary data.", "Give a .star text file.")
         lines = content.split(b"\n")
@@ -239,6 +241,24 @@ class StarFile:
         number = next(n for n in range(block.line + 1, len(lines)) if lines[n].split()[:1] == [name])
         lines[number] = _replace_cell(lines[number], self._span(lines[number], 1, number), quote(value))
         return self.parse(b"\n".join(lines), self.path)
+
+    def with_loop(self, block: Block) -> Self:
+        """Return a file in which a list block is a loop of one row, which means the same to RELION.
+
+        Comments of the block come to stand before the loop.
+        """
+        lines = _without_carriage_returns(self.lines)
+        others = [other.line for other in self.blocks if other.line > block.line]
+        end = min(others, default=len(lines))
+        own = lines[block.line + 1 : end]
+        kept = [line for line in own if not line.lstrip().startswith(b"_")]
+        labels = [
+            f"_{label} #{number}".encode("utf-8", "surrogateescape")
+            for number, label in enumerate(block.items, 1)
+        ]
+        row = b" ".join(quote(value, first=not place) for place, value in enumerate(block.items.values()))
+        loop = [*kept, b"loop_", *labels, row, b""]
+        return self.parse(b"\n".join([*lines[: block.line + 1], *loop, *lines[end:]]), self.path)
 
     def without_versions(self) -> Self:
         """Return a file without ``# version`` comments, which RELION refuses in a particle file that has no optics."""

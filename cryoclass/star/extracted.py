@@ -50,7 +50,7 @@ class BoxPlaces:
     Attributes
     ----------
     coordinates
-        New coordinates (m, 3) x, y, z in that table's :func:`frame_to_write`; ``None`` where the old ones stay.
+        New coordinates (m, 3) x, y, z in one of that table's :func:`frames_to_write`; ``None`` where the old ones stay.
     origins
         New origins (m, 3) x, y, z in angstroms, in the subtomogram's axes; ``None`` where there are none.
     offsets
@@ -77,14 +77,15 @@ def with_boxes(file: ParticleFile, boxes: ExtractedBoxes) -> ParticleFile:
     return ParticleFile.of(_described(table.rows, boxes), file.optimisation_set)
 
 
-def frame_to_write(file: ParticleFile) -> Frame | None:
-    """Return the frame in which coordinates of a table with boxes will be understood; ``None`` where it has none.
+def frames_to_write(file: ParticleFile) -> tuple[Frame, ...]:
+    """Return the frames in which coordinates of a table with boxes may be understood, the likeliest first.
 
     M's own columns stay angstroms; those of RELION and Warp that come beside them count pixels of the images.
     """
     dialect = file.dialect
-    own = dialect.frame is None or dialect.coordinates in (PIXELS, CENTRED)
-    return dialect.frame if own else Frame.IMAGE_PIXELS
+    if dialect.coordinates not in (PIXELS, CENTRED):
+        return (Frame.IMAGE_PIXELS,)
+    return (*filter(None, [dialect.frame]), *dialect.rivals)
 
 
 def with_places(file: ParticleFile, places: BoxPlaces) -> ParticleFile:

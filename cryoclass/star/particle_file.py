@@ -98,8 +98,15 @@ class ParticleFile:
     # ------------------------------------------------------------------------------------ ways out
 
     def select(self, rows: Sequence[int]) -> "ParticleFile":
-        """Return the file with some rows (from 0) only, in this order; all its other blocks stay."""
-        return self.with_text(self.rows.text.with_rows(self.rows.block, rows))
+        """Return the file with some rows (from 0) only, in this order, and the optics groups that they use.
+
+        A group that no row uses makes RELION 5 crash. All other blocks stay.
+        """
+        fewer = self.with_text(self.rows.text.with_rows(self.rows.block, rows))
+        used, optics = fewer.rows.used_optics, fewer.rows.optics_table
+        if optics is None or len(used) == len(optics):
+            return fewer
+        return fewer.with_text(fewer.rows.text.with_rows(optics, used))
 
     def with_columns(self, columns: Mapping[str, Sequence[str]]) -> "ParticleFile":
         """Return the file with columns replaced or appended, all else as it was."""

@@ -83,6 +83,16 @@ class Rows:
         values = self.text.numbers(table, [label])[:, 0]
         return np.asarray(values[self._places_in_optics])
 
+    @property
+    def used_optics(self) -> list[int]:
+        """Rows of the optics table that some row belongs to; all of them where rows name no group, or there are none."""
+        table = self.optics_table
+        if table is None:
+            return []
+        if GROUP not in self or GROUP not in table.labels or not len(self):
+            return list(range(len(table)))
+        return sorted(set(self._places_in_optics.tolist()))
+
     @cached_property
     def angpix(self) -> np.ndarray | None:
         """Pixel size in angstroms of each row's image (rows,), or ``None`` where the file says none.

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 
+from cryoclass.star.dialects import particle_blocks
 from cryoclass.star.document import StarFile
 from cryoclass.star.rows import Rows
 
@@ -54,6 +55,13 @@ def _table_problems(rows: Rows) -> Iterator[Problem]:
     gap = next((n for n, m in pairwise(rows.block.rows) if m - n > 1), None)
     if gap is not None:
         yield f"line {gap + 2}: a comment among the rows, where RELION stops with an error", "Take it out."
+    for block in particle_blocks(rows.text):
+        if block.name == rows.block.name:  # twice the same name is said above
+            continue
+        yield (
+            f"data_{block.name} holds {len(block)} particles too, which are not read: only those of data_{rows.block.name} are",
+            "Write each block into a file of its own.",
+        )
     optics = rows.optics_table
     if optics is None and "rlnOpticsGroup" in rows:
         yield (
