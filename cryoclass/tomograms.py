@@ -13,12 +13,22 @@ import numpy as np
 from cryoclass.errors import ParticleError, StarError, UsageError, VolumeError
 from cryoclass.siblings import Choice, tomograms_among
 from cryoclass.star.frames import Geometry
-from cryoclass.star.names import is_guess, match, nearest, resolve, second_half, stem, volume_files
+from cryoclass.star.names import (
+    is_guess,
+    match,
+    nearest,
+    resolve,
+    second_half,
+    stated_angpix,
+    stem,
+    volume_files,
+)
 from cryoclass.star.tomogram_list import ListedTomogram, read_tomogram_list
 from cryoclass.volumes.mrc import Volume, open_volume, uneven_problem
 from cryoclass.volumes.pixels import agree
 
 _OPENING = threading.Lock()
+NAME_ROUNDING = 0.0051  # angstroms; Warp writes two decimals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +48,18 @@ class Tomogram(ListedTomogram):
         """Whether the name agrees with that of the volume in a number only, or not at all."""
         return is_guess(self.name, self.paths[0])
 
+    @property
+    def named_angpix(self) -> float | None:
+        """Pixel size in angstroms that the name of the volume states, as Warp's do; ``None`` where it states none."""
+        return stated_angpix(self.paths[0].name)
+
     def open(self) -> Volume:
         """Map the volume (kept open for a few tomograms at a time)."""
         with _OPENING:  # else each reading thread would open, and unpack, a tomogram of its own
             return _open_sum(self.paths, tuple(_identity(path) for path in self.paths))
 
     def angpix(self, override: float | None = None) -> float:
-        """Return the voxel size in angstroms: as given, else the header's, else what ``tomograms.star`` implies.
+        """Return the voxel size in angstroms: as given, the header's, what ``tomograms.star`` implies, or the file name's.
 
         Raises
         ------
@@ -64,7 +79,7 @@ class Tomogram(ListedTomogram):
                 f"({self.tilt_series_angpix:g} A binned {self.binning:g} times).",
                 "Correct one of them, or say which with --tomogram-angpix.",
             )
-        known = header or implied
+        known = header or implied or self.named_angpix
         if known is None:
             raise ParticleError(
                 f"{self.paths[0]} does not say its pixel size (its header holds 0 or 1).",
@@ -123,7 +138,12 @@ def _open_sum(paths: tuple[Path, ...], _identities: tuple[tuple[int, ...], ...])
 
 
 def find_tomograms(
-    names: Iterable[str], where: Path | None, star: Path, *, skip_missing: bool = False
+    names: Iterable[str],
+    where: Path | None,
+    star: Path,
+    *,
+    skip_missing: bool = False,
+    angpix: float | None = None,
 ) -> dict[str, Tomogram]:
     """Find the volume of every tomogram name.
 
@@ -138,6 +158,8 @@ def find_tomograms(
         The particles' STAR file; relative paths are also tried from its folder and the parents.
     skip_missing
         Leave names without a volume out, instead of raising.
+    angpix
+        Voxel size in angstroms that the user says: of volumes that differ in the size in their names, it chooses.
 
     Raises
     ------
@@ -147,7 +169,7 @@ def find_tomograms(
         No name, or not every name, has a volume; the nearest file is suggested for each.
     """
     names = list(dict.fromkeys(names))
-    found, files = look_up(names, where, star)
+    found, files = look_up(names, where, star, angpix)
     missing = [name for name in names if name not in found]
     if missing and (not found or not skip_missing):
         raise without_volume(names, found, where, files)
@@ -162,7 +184,9 @@ def without_volume(
     return ParticleError(_missing_words(missing, len(names), where, files), _missing_hint(found, files))
 
 
-def look_up(names: list[str], where: Path | None, star: Path) -> tuple[dict[str, Tomogram], list[Path]]:
+def look_up(
+    names: list[str], where: Path | None, star: Path, angpix: float | None = None
+) -> tuple[dict[str, Tomogram], list[Path]]:
     """Return the volumes that were found, by tomogram name, and all the files that there are to choose from.
 
     Parameters and errors are those of :func:`find_tomograms`, but names without a volume raise nothing.
@@ -178,17 +202,23 @@ def look_up(names: list[str], where: Path | None, star: Path) -> tuple[dict[str,
         listed = read_tomograms(where)
         return _match_listed(names, listed), [path for t in listed.values() for path in t.paths]
     if where.is_dir() and not any(where.glob("*.mrc*")) and (project := _of_relion_job(where)):
-        return look_up(names, project, star)
+        return look_up(names, project, star, angpix)
     choice = tomograms_among(volume_files(where)) if where.is_dir() else Choice(files=(where,), series={})
     files = list(choice.files)
     if len(files) == 1 and len(names) == 1 and (not names[0] or where.is_file()):
         return {names[0]: Tomogram(name=names[0], paths=(files[0],))}, files
-    found = match(names, _firsts(files))
+    found = match(names, _firsts([path for path in files if _of_size(path, angpix)]))
     _one_name_each(found)
     return {
         name: Tomogram(name=name, paths=_halves(path), series=choice.series.get(path))
         for name, path in found.items()
     }, files
+
+
+def _of_size(path: Path, angpix: float | None) -> bool:
+    """Whether a file may hold voxels of the size that the user says: by its name, which need not say one."""
+    stated = stated_angpix(path.name)
+    return angpix is None or stated is None or abs(stated - angpix) <= NAME_ROUNDING
 
 
 def _of_relion_job(folder: Path) -> Path | None:

@@ -11,6 +11,8 @@ import cryoclass
 from cryoclass.errors import ParticleError, StarError
 from cryoclass.labels import read_labelled
 from cryoclass.particles import Particles, read_particles
+from cryoclass.star.document import StarFile
+from cryoclass.star.extracted import ExtractedBoxes
 from cryoclass.star.particle_file import ParticleFile
 
 PACKAGE = Path(cryoclass.__file__).parent
@@ -362,4 +364,94 @@ def test_a_line_is_that_of_the_file(tmp_path):
     lines = path.read_text().splitlines()
     assert [lines[table.line(row) - 1].split()[0] for row in range(2)] == table.cells(
         table.file.rows.labels[0]
+    )
+
+
+# ------------------------------------------------------------------------- what other programs write
+
+
+def particles(text: str) -> Particles:
+    return Particles(file=ParticleFile.of(StarFile.parse(text.encode(), Path("x.star"))))
+
+
+def as_list(text: str, name: str) -> str:
+    """Write a one-row block as a list, as starfile before 0.5 does."""
+    before, _, rest = text.partition(f"data_{name}\n")
+    body, blank, after = rest.partition("\n \n")
+    *head, row = body.splitlines()
+    labels = [line.split()[0] for line in head if line.startswith("_")]
+    items = "".join(f"{label} {cell}\n" for label, cell in zip(labels, row.split(), strict=True))
+    return f"{before}data_{name}\n# by hand\n\n{items}{blank}{after}"
+
+
+def test_an_optics_table_that_is_a_list_is_an_optics_table(tmp_path):
+    """RELION reads both, and writes lists of its own."""
+    (tmp_path / "x.star").write_text(as_list(relion31(), "optics"))
+    table, other = read_particles(tmp_path / "x.star"), particles(relion31())
+    assert table.dialect == "RELION 3.1"
+    assert table.angpix.tolist() == other.angpix.tolist()
+    assert table.lacking(["rlnVoltage", "rlnSphericalAberration"]) == []
+    boxes = ExtractedBoxes(
+        rows=np.arange(2),
+        images=[Path("a"), Path("b")],
+        angpix=4.0,
+        side=8,
+        optics=[{}],
+        group=np.zeros(2, int),
+    )
+    assert table.with_boxes(boxes).angpix.tolist() == [4, 4]
+    assert b"# by hand" in table.file.rows.text.to_bytes()
+
+
+def test_a_particle_that_is_a_list_is_a_particle():
+    items = 'data_particles\n\n_rlnImageName "a b.mrc"\n_rlnMicrographName _TS_01\n_rlnClassNumber ""\n\n'
+    assert particles(items).images == ["a b.mrc"]
+    assert particles(items).tomograms == ["_TS_01"]
+    assert particles(items).cells("rlnClassNumber") == [""]
+
+
+def test_a_byte_order_mark_hides_no_block(tmp_path):
+    text = relion31().lstrip("\n")
+    (tmp_path / "x.star").write_bytes(text.encode("utf-8-sig"))
+    table = read_particles(tmp_path / "x.star")
+    assert table.angpix.tolist() == particles(text).angpix.tolist()
+    assert table.file.rows.text.to_bytes() == text.encode()
+    first = text.partition("data_optics")[1] + text.partition("data_optics")[2]  # the mark right before data_
+    (tmp_path / "x.star").write_bytes(first.encode("utf-8-sig"))
+    assert read_particles(tmp_path / "x.star").angpix.tolist() == [7.5, 7.5]
+
+
+GROUPS = {
+    "rlnOpticsGroup": ["1", "2", "3"],
+    "rlnOpticsGroupName": ["a", "b", "c"],
+    "rlnImagePixelSize": ["1", "2", "3"],
+}
+
+
+@pytest.mark.parametrize(
+    ("rows", "left"), [([0, 1, 2], ["1", "3"]), ([1], ["3"]), ([2, 0], ["1"]), ([], ["1", "2", "3"])]
+)
+def test_groups_that_no_row_uses_go(rows, left):
+    """RELION 5 crashes on them."""
+    text = loop(GROUPS, "optics") + loop(
+        {"rlnImageName": ["a", "b", "c"], "rlnOpticsGroup": ["1", "3.000", "1"]}
+    )
+    chosen = particles(text).select(rows)
+    optics_block = chosen.file.rows.optics_table
+    assert chosen.file.rows.text.column(optics_block, "rlnOpticsGroup") == left
+    assert chosen.images == [["a", "b", "c"][row] for row in rows]
+    if rows:
+        assert chosen.angpix.tolist() == [[1, 3, 1][row] for row in rows]
+
+
+@pytest.mark.parametrize("names", [("TS_01", "TS_02"), ("", "micrographs"), ("others", "particles")])
+def test_a_second_block_of_particles_is_said_not_to_be_read(names):
+    blocks = [loop({"rlnImageName": [f"{n}.mrc"] * (2 + n)}, name) for n, name in enumerate(names)]
+    table = particles("".join(blocks))
+    read = "particles" if "particles" in names else names[0]
+    other = next(name for name in names if name != read)
+    (problem,) = [words for words, _ in table.relion_problems()]
+    assert (
+        f"data_{other} holds {2 + names.index(other)} particles too, which are not read: only those of data_{read}"
+        in problem
     )

@@ -82,6 +82,20 @@ def check_tomograms(source: TomogramSource, *, asked: bool) -> Iterator[Finding]
         yield ok("pixel size", words)
 
 
+def check_named_sizes(source: TomogramSource) -> Iterator[Finding]:
+    """Compare the pixel size in the names of the volumes with that of their voxels."""
+    for placement in source.placements:
+        named = placement.tomogram.named_angpix
+        if named is not None and not agree(named, placement.geometry.angpix):
+            yield warning(
+                "pixel size",
+                f"{placement.tomogram.paths[0].name} is named after {named:g} A, but its voxels are taken as "
+                f"{placement.geometry.angpix:g} A",
+                "Say which is right with --tomogram-angpix.",
+            )
+            return
+
+
 def check_unbinned(source: TomogramSource) -> Iterator[Finding]:
     """Compare the unbinned pixel size of the list of tomograms with that of the particles' optics groups."""
     table = source.particles.tilt_series_angpix
@@ -143,6 +157,7 @@ def check_volumes(source: TomogramSource) -> Iterator[Finding]:
     """Say what of the tomograms contradicts their list, and what in their headers is worth a word."""
     yield from check_sizes(source)
     yield from check_unbinned(source)
+    yield from check_named_sizes(source)
     yield from check_remarks([placement.tomogram.open() for placement in _spread(source.placements)])
 
 

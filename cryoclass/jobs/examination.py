@@ -170,7 +170,7 @@ class Examination:
         settings = Extraction.of(request.cutting, self._box(particles), angpix)
         together = particles.optimisation_set  # names the tomograms too
         where = request.boxes.tomograms or (together.path if together else None)
-        looked_up = look_up(names, where, particles.path)
+        looked_up = look_up(names, where, particles.path, request.boxes.tomogram_angpix)
         if not looked_up[0] and where is None and request.command != "extract":
             words = f"not looked at: the {len(names)} names do not lead to volumes by themselves"
             self.sheet.run("tomograms", [unknown("tomograms", words, "Give --tomograms.")])

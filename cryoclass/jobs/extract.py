@@ -83,7 +83,13 @@ def _open(
     from cryoclass.tomograms import find_tomograms
 
     files = request.files
-    found = find_tomograms(table.tomograms, tomograms, table.path, skip_missing=files.skip_missing)
+    found = find_tomograms(
+        table.tomograms,
+        tomograms,
+        table.path,
+        skip_missing=files.skip_missing,
+        angpix=files.tomogram_angpix,
+    )
     source = TomogramSource(table, found, request.settings, files.tomogram_angpix)
     check_crops(source, files, listener, request.outdir)
     _warn_of_silent_optics(table, listener)

@@ -257,7 +257,13 @@ def _from_tomograms(
     from cryoclass.cutting import TomogramSource
     from cryoclass.tomograms import find_tomograms
 
-    found = find_tomograms(table.tomograms, origin.tomograms, table.path, skip_missing=origin.skip_missing)
+    found = find_tomograms(
+        table.tomograms,
+        origin.tomograms,
+        table.path,
+        skip_missing=origin.skip_missing,
+        angpix=origin.tomogram_angpix,
+    )
     source = TomogramSource(table, found, settings, origin.tomogram_angpix)
     check_crops(source, origin, listener)
     size = f"{source.box} pixels of {source.angpix:.4g} A"

@@ -24,6 +24,7 @@ _EXTENSION = re.compile(rf"({_EXTENSIONS})$", re.IGNORECASE)
 _TAIL = re.compile(
     rf"({_EXTENSIONS}|_\d+\.\d+Apx|_half[12]|_data|_EVN|_ODD|_Vol|_(full_)?rec|_(pre)?ali)$", re.IGNORECASE
 )
+_APX = re.compile(r"_(\d+\.\d+)Apx(?=[._]|$)")
 _BINNED = re.compile(r"_bin\d+$", re.IGNORECASE)
 
 
@@ -35,6 +36,12 @@ def stem(name: str) -> str:
 def extension_free(name: str) -> str:
     """Strip folders and extensions from a tomogram name."""
     return _stripped(name, _EXTENSION)
+
+
+def stated_angpix(name: str) -> float | None:
+    """Return the pixel size in angstroms that stands in a name as Warp writes it, ``_10.00Apx``; ``None`` where none does."""
+    found = _APX.search(_base(name))
+    return float(found[1]) if found else None
 
 
 def second_half(path: Path) -> Path | None:
