@@ -23,7 +23,6 @@ def check_names(
     found, files = looked_up
     if len(found) == len(names):
         yield ok("tomograms", f"{len(found)} of {len(names)} names have a volume")
-        yield from check_choice(found)
         return
     problem = failure("tomograms", without_volume(names, found, where, files))
     if found and skip_missing:
@@ -33,7 +32,7 @@ def check_names(
 
 
 def check_choice(found: Mapping[str, Tomogram]) -> Iterator[Finding]:
-    """Say which volumes were guessed, and which may be no volumes but tilt series.
+    """Of tomograms that can be opened, say which volumes were guessed, and which may be no volumes but tilt series.
 
     An error where a stack has as many sections as a list of tilts beside it; a header that speaks of images alone is a
     warning, since AreTomo's tomograms have such ones.

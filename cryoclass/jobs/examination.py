@@ -17,7 +17,7 @@ from cryoclass.checks.model import check_model
 from cryoclass.checks.pixels import check_files, check_tomograms, check_volumes
 from cryoclass.checks.rules import check_rules
 from cryoclass.checks.table import check_coordinates, check_table, count_labels, label_words
-from cryoclass.checks.tomograms import check_names, readable
+from cryoclass.checks.tomograms import check_choice, check_names, readable
 from cryoclass.claims import claim
 from cryoclass.cutting import TomogramSource
 from cryoclass.errors import CryoclassError, ParticleError, UsageError
@@ -181,6 +181,7 @@ class Examination:
         self.sheet.run("tomograms", problems)
         if not good:
             return None
+        self.sheet.run("tomograms", check_choice(good))
         return TomogramSource(particles, good, settings, request.boxes.tomogram_angpix)
 
     def _box(self, particles: Particles) -> int:
