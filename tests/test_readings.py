@@ -11,7 +11,7 @@ from star_files import loop, optics, tomograms_star
 
 from cryoclass.checks.frame import check_frame
 from cryoclass.cutting import TomogramSource
-from cryoclass.extraction import cut_all
+from cryoclass.extraction import cut_all, folder_names
 from cryoclass.particles import read_particles
 from cryoclass.settings import Extraction
 from cryoclass.star.frames import Frame
@@ -316,3 +316,42 @@ def test_a_corner_is_one_of_all_axes(place, tmp_path):
         points = POINTS * VOXEL / UNBINNED
         points[:, axis] *= share
         assert reading(declared, "TS_01", points, place, tmp_path)[1] == []
+
+
+# ------------------------------------------------------------------------------------- names of the files
+
+
+@pytest.mark.parametrize(
+    ("names", "folders"),
+    [
+        (["TS_01", "TS_02.mrc"], ["TS_01", "TS_02"]),
+        (["a/TS_01.mrc", "b/TS_01.mrc"], ["a_TS_01.mrc", "b_TS_01.mrc"]),
+        (["a/TS_01.mrc", "b/TS_01.mrc", "a_TS_01.mrc"], ["a_TS_01.mrc", "b_TS_01.mrc", "a_TS_01.mrc_2"]),
+        (["TS 01.mrc", "TS_01.mrc", "TS_01.mrc_2"], ["TS_01.mrc", "TS_01.mrc_2", "TS_01.mrc_2_2"]),
+        (["Cell", "cell"], ["Cell", "cell_2"]),  # one folder on a Mac
+        (["Ü", "ü"], ["Ü", "ü_2"]),
+        (["..", ".x", "/"], ["_.", "_x", "tomogram"]),
+        (["ä" * 200, "ä" * 201], ["ä" * 100, "ä" * 100 + "_2"]),
+    ],
+)
+def test_no_two_tomograms_write_into_one_folder(names, folders):
+    assert folder_names(names) == folders
+
+
+@pytest.mark.parametrize("names", [("TS 01.mrc", "TS_01.mrc"), ("a/TS_01.mrc", "b/TS_01.mrc", "a_TS_01.mrc")])
+def test_tomograms_of_nearly_one_name_keep_their_boxes_apart(names, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(names):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_bytes(
+            mrc(np.arange(32**3).reshape((32,) * 3).astype("f4") + number, cella=(320,) * 3)
+        )
+    quoted = [f'"{name}"' for name in names]
+    Path("p.star").write_text(loop({"rlnMicrographName": quoted, **xyz(np.full((len(names), 3), 12.0))}))
+    table = read_particles(Path("p.star"))
+    found = find_tomograms(table.tomograms, None, table.path)
+    written = cut_all(TomogramSource(table, found, Extraction(box=8, norm=False, invert="no")), Path("E"))
+    read = [
+        open_volume(read_particles(written.star).image(row).path).data[4, 4, 4] for row in range(len(names))
+    ]
+    assert read == [12 * (32**2 + 32 + 1) + number for number in range(len(names))]
