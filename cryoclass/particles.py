@@ -12,11 +12,16 @@ import numpy as np
 from cryoclass.errors import ParticleError
 from cryoclass.star.extracted import ExtractedBoxes, with_boxes
 from cryoclass.star.frames import Frame, origins_in_tomogram
-from cryoclass.star.names import resolve
+from cryoclass.star.names import SUFFIXES, Finder, respelled, split_index
 from cryoclass.star.optimisation import OptimisationSet
 from cryoclass.star.particle_file import ParticleFile, read_particle_file
 
 IMAGE = "rlnImageName"
+IMAGE_COLUMNS = (IMAGE, "rlnCtfImage", "rlnReconstructImageName")
+TOMOGRAM_NAME = "rlnTomoName"
+PATH_COLUMNS = (*IMAGE_COLUMNS, "rlnMicrographName", TOMOGRAM_NAME, "rlnTomoReconstructedTomogram")
+"""Columns whose cells may be files; a name of a tomogram is one only where it ends as volumes do."""
+
 LABEL_COLUMNS = ("cryoclassLabel", "rlnClassNumber")
 UNLABELLED = {
     "",
@@ -220,16 +225,16 @@ class Particles:
 
     def find(self, name: str) -> Path | None:
         """Find a file that the table names: from the current folder, the table's folder and its parents."""
-        return resolve(name, self.path)
+        return self._finder.find(name)
+
+    @cached_property
+    def _finder(self) -> Finder:
+        return Finder(self.path)
 
     def image(self, row: int) -> ImageFile:
         """Return the image of a row; the name is looked for as by :meth:`find`."""
-        number, _, name = self.images[row].rpartition("@")
-        return ImageFile(
-            name=name,
-            path=self.find(name),
-            number=int(number) if number.isdigit() else None,
-        )
+        index, name = split_index(self.images[row])
+        return ImageFile(name=name, path=self.find(name), number=int(index[:-1]) if index else None)
 
     # -------------------------------------------------------------------------------------- identity
 
@@ -326,8 +331,21 @@ class Particles:
         return replace(self, file=with_boxes(self.file, boxes))
 
     def write(self, path: Path) -> None:
-        """Write the text beside ``path`` and move it into place."""
-        self.file.write(path)
+        """Write the text beside ``path`` and move it into place; the files that it names are found from there."""
+        self._for_place(path).file.write(path)
+
+    def _for_place(self, path: Path) -> "Particles":
+        """Return the particles with the files that they name as a table at ``path`` must name them."""
+        changed = {}
+        for label in filter(self.has, PATH_COLUMNS):
+            if label == TOMOGRAM_NAME and self.optimisation_set is not None:
+                continue  # there it is a key to the list of tomograms
+            cells = self.cells(label)
+            paths = cells if label in IMAGE_COLUMNS else [c for c in cells if c.lower().endswith(SUFFIXES)]
+            words = respelled(paths, self.path, path)
+            if any(old != new for old, new in words.items()):
+                changed[label] = [words.get(cell, cell) for cell in cells]
+        return self.with_columns(changed) if changed else self
 
 
 def read_particles(path: Path) -> Particles:

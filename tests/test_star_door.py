@@ -21,7 +21,7 @@ DOORS = {
     "extracted": {"particles", "extraction"},
     "tomogram_list": {"tomograms"},
     "optimisation": {"particles", "results"},
-    "names": {"particles", "tomograms", "extraction", "cli"},
+    "names": {"particles", "tomograms", "extraction", "results", "cli"},
     "external": {"cli"},
 }
 OUTSIDE = [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent.name != "star"]
