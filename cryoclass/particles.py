@@ -12,7 +12,7 @@ import numpy as np
 from cryoclass.errors import ParticleError
 from cryoclass.star.extracted import ExtractedBoxes, with_boxes
 from cryoclass.star.frames import Frame, origins_in_tomogram
-from cryoclass.star.names import SUFFIXES, Finder, respelled, split_index
+from cryoclass.star.names import SUFFIXES, Finder, names_meant, respelled, split_index
 from cryoclass.star.optimisation import OptimisationSet
 from cryoclass.star.particle_file import ParticleFile, read_particle_file
 
@@ -37,9 +37,6 @@ UNLABELLED = {
     "-1",
     "-999",
 }
-SAME_POSITION = 4  # decimals, also of a fraction of the tomogram
-
-Identity = tuple[str | float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,25 +235,22 @@ class Particles:
 
     # -------------------------------------------------------------------------------------- identity
 
-    def identities(self) -> list[Identity]:
-        """Return what each particle (n,) is, whatever file it stands in.
+    def image_keys(self) -> Iterator[tuple[str, int] | None]:
+        """Yield what the image of each row is, however it is spelt; ``None`` where there is none.
 
-        The image where there is one: the path at which it lies, without ``..`` and with its number in a stack. Else
-        the tomogram, what coordinates count and the coordinates. The first image found in a folder says where
-        that folder lies, so that a million particles are not looked up one by one.
-
-        Raises
-        ------
-        ParticleError
-            The file has neither images nor coordinates.
+        That is its path, with links followed, and its number in a stack or 0.
         """
-        if not self.has_images:
-            places = np.round(self.coordinates, SAME_POSITION) + 0.0
-            frame = self.frame.name if self.frame else ""
-            rows = zip(self.tomograms, places.tolist(), strict=True)
-            return [(tomogram, frame, *place) for tomogram, place in rows]
-        folders: dict[str, str] = {}
-        return [self._image_identity(image, folders) for image in self.images]
+        folders: dict[Path, str] = {}
+        for row in range(len(self)):
+            image = self.image(row) if self.has_images else None
+            if image is None or image.path is None:
+                yield None
+                continue
+            folder = image.path.parent
+            if folder not in folders:  # a million images lie in few
+                folders[folder] = os.path.realpath(folder)
+            path = f"{folders[folder]}{os.sep}{image.path.name}"
+            yield os.path.realpath(path) if os.path.islink(path) else path, image.number or 0  # noqa: PTH114
 
     def named(self, row: int) -> str:
         """Return what to call a particle in a message: its image as in the file, else tomogram and coordinates."""
@@ -266,16 +260,6 @@ class Particles:
             f"{axis}={value:g}" for axis, value in zip("xyz", self.coordinates[row], strict=True)
         )
         return f"{self.tomograms[row]} {place}".strip()
-
-    def _image_identity(self, image: str, folders: dict[str, str]) -> Identity:
-        number, _, name = image.rpartition("@")
-        folder, base = os.path.split(name.replace("\\", "/"))
-        if folder not in folders:
-            found = self.find(name)
-            if found is None:
-                return (os.path.normpath(Path(folder).absolute() / base), _stack_number(number))
-            folders[folder] = os.path.normpath(found.parent.absolute())
-        return (f"{folders[folder]}{os.sep}{base}", _stack_number(number))
 
     # ---------------------------------------------------------------------------------------- labels
 
@@ -359,8 +343,26 @@ def read_particles(path: Path) -> Particles:
     return Particles(file=read_particle_file(path))
 
 
-def _stack_number(text: str) -> int:
-    return int(text) if text.isdigit() else 0
+def tomogram_keys(tables: Sequence[Particles]) -> list[list[str]]:
+    """Return what the tomogram of each row of each table is, however it is spelt: equal for one and the same.
+
+    Names are compared as :func:`cryoclass.star.names.names_meant` does; two that lead to two volumes are two.
+    """
+    names = [list(dict.fromkeys(table.tomograms)) for table in tables]
+    meant = names_meant(names)
+    files = [{name: table.find(name) for name in own} for table, own in zip(tables, names, strict=True)]
+    real = [{name: str(path.resolve()) for name, path in own.items() if path} for own in files]
+    volumes: dict[str, set[str]] = {}
+    for own in real:
+        for name, path in own.items():
+            volumes.setdefault(meant[name], set()).add(path)
+    return [
+        [
+            own.get(name, meant[name]) if len(volumes.get(meant[name], ())) > 1 else meant[name]
+            for name in table.tomograms
+        ]
+        for table, own in zip(tables, real, strict=True)
+    ]
 
 
 def _label(cell: str, first: float) -> str | None:

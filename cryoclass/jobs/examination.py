@@ -11,6 +11,7 @@ from cryoclass.checks import disk, machine, neighbours
 from cryoclass.checks.boxes import check_boxes, check_brightness, flips
 from cryoclass.checks.findings import Finding, Sheet, ok, unknown, warning
 from cryoclass.checks.fit import check_contrast, check_domain, check_fit, fits
+from cryoclass.checks.identity import check_identity, same_particles
 from cryoclass.checks.inside import check_inside
 from cryoclass.checks.model import check_model
 from cryoclass.checks.pixels import check_files, check_tomograms
@@ -25,7 +26,7 @@ from cryoclass.inference import engines
 from cryoclass.jobs import effort
 from cryoclass.jobs.doctor import DoctorRequest, Step
 from cryoclass.jobs.opening import needed_box
-from cryoclass.labels import from_column
+from cryoclass.labels import Labelled, from_column
 from cryoclass.machine import available_memory, choose_device, cores, memory
 from cryoclass.particles import Particles, read_particles
 from cryoclass.settings import Extraction, Split
@@ -143,7 +144,7 @@ class Examination:
                 return
             labelled = from_column(particles, asked)
             try:
-                assign_parts(labelled.labels, labelled.tomograms, Split(), 0, labelled.classes)
+                self._share_out(labelled)
             except ParticleError as problem:
                 if needed:
                     raise
@@ -151,6 +152,15 @@ class Examination:
                 self.sheet.run("labels", [warning("labels", said, problem.hint)])
             else:
                 self.sheet.run("labels", [ok("labels", words)])
+
+    def _share_out(self, labelled: Labelled) -> None:
+        """Raise what finetune would raise."""
+        labels, classes, tables = labelled.labels, labelled.classes, labelled.tables
+        same = same_particles(tables, self.source)
+        for finding in check_identity(tables, same, labels, classes):
+            if finding.level == "error":
+                raise finding.kind(f"{finding.words}.", finding.way_out)
+        assign_parts(labels, labelled.tomograms, Split(), 0, classes, same)
 
     # ------------------------------------------------------------------------------------------ boxes
 
@@ -199,6 +209,10 @@ class Examination:
         in_place = True
         if isinstance(self.source, TomogramSource):
             in_place = self.sheet.run("inside", check_inside(self.source))
+        if particles.has_images or particles.frame is not None:
+            with self.sheet.surviving("identity"):
+                same = same_particles([particles], self.source)
+                self.sheet.run("identity", check_identity([particles], same))
         if in_place and particles.frame is not None:
             with self.sheet.surviving("duplicates"):
                 self._look_for_doubles(particles)

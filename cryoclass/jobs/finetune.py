@@ -106,16 +106,13 @@ def finetune(request: FinetuneRequest, listener: Listener = TO_LOG) -> FinetuneR
     from cryoclass.labels import read_labelled
     from cryoclass.training.finetune import choose_recipe, train
     from cryoclass.training.loop import LabelledBoxes
-    from cryoclass.training.splits import assign_parts
 
     workers = use_cores(request.num_workers)
     run = _run(request, workers, listener)
     recipe = choose_recipe(request.start, request.training)
     labelled = read_labelled(request.particles or [str(particles_path(None))], request.label_column)
-    assignment = assign_parts(
-        labelled.labels, labelled.tomograms, request.split, request.training.seed, labelled.classes
-    )
     boxes = _open(labelled, request, workers, listener)
+    assignment = _share_out(labelled, boxes, request, listener)
     _warn_of_domain(boxes, recipe, request.start, listener)
     listener.tell(_plan(labelled, assignment))
     examples = LabelledBoxes(
@@ -155,6 +152,20 @@ def _open(labelled: "Labelled", request: FinetuneRequest, workers: int, listener
         open_source(table, request.boxes, request.cutting, request.box, listener) for table in labelled.tables
     ]
     return Boxes(source=JoinedSource(sources) if len(sources) > 1 else sources[0], workers=workers)
+
+
+def _share_out(
+    labelled: "Labelled", boxes: "Boxes", request: FinetuneRequest, listener: Listener
+) -> "Assignment":
+    """Decide which rows take which part; those of one particle take the same, and must have the same class."""
+    from cryoclass.checks.findings import enforce
+    from cryoclass.checks.identity import check_identity, same_particles
+    from cryoclass.training.splits import assign_parts
+
+    labels, classes = labelled.labels, labelled.classes
+    same = same_particles(labelled.tables, boxes.source)
+    enforce(check_identity(labelled.tables, same, labels, classes), listener)
+    return assign_parts(labels, labelled.tomograms, request.split, request.training.seed, classes, same)
 
 
 def _warn_of_domain(boxes: "Boxes", recipe: "Recipe", start: Start, listener: Listener) -> None:

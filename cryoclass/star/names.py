@@ -118,6 +118,18 @@ def nearest(name: str, files: Iterable[Path]) -> str:
     return by_stem[near[0]] if near else ""
 
 
+def names_meant(tables: Iterable[Iterable[str]]) -> dict[str, str]:
+    """Return, for tomogram names in several tables, what each means: equal for spellings of one tomogram.
+
+    Names of one table mean different tomograms; so names are shortened only as far as they stay different there.
+    """
+    lists = [list(dict.fromkeys(names)) for names in tables]
+    for key in (_without_prefix, stem, _without_extension, _base):
+        if all(len(set(map(key, names))) == len(names) for names in lists):
+            return {name: key(name) for names in lists for name in names}
+    return {name: name for names in lists for name in names}
+
+
 # ------------------------------------------------------------------------------------- paths in tables
 
 _INDEX = re.compile(r"\d+@")
