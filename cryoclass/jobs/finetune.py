@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cryoclass.claims import claim_run
+from cryoclass.claims import begin, claim_run
 from cryoclass.jobs.opening import open_source, particles_path, use_cores
 from cryoclass.progress import TO_LOG, Listener
 from cryoclass.settings import (
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from cryoclass.training.finetune import FineTuned
     from cryoclass.training.loop import Run
     from cryoclass.training.splits import Assignment
+
+
+CARD = "model.json"  # comes last and says that all is there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +105,12 @@ def finetune(request: FinetuneRequest, listener: Listener = TO_LOG) -> FinetuneR
     CryoclassError
         Something that the user can mend; the message says what, and the way out.
     """
-    claim_run(request.outdir, "model.json", resume=request.resume, overwrite=request.overwrite)
+    with claim_run(request.outdir, CARD, resume=request.resume, overwrite=request.overwrite):
+        return _finetune(request, listener)
+
+
+def _finetune(request: FinetuneRequest, listener: Listener) -> FinetuneResult:
+    from cryoclass.files import together
     from cryoclass.labels import read_labelled
     from cryoclass.training.finetune import choose_recipe, train
     from cryoclass.training.loop import LabelledBoxes
@@ -118,10 +126,13 @@ def finetune(request: FinetuneRequest, listener: Listener = TO_LOG) -> FinetuneR
     examples = LabelledBoxes(
         source=boxes.source, labels=labelled.labels, parts=assignment.parts, classes=labelled.classes
     )
+    if not request.resume:  # what a checkpoint says of a finished run is known in there
+        begin(request.outdir, CARD)
     tuned = train(examples, boxes.sample.contrast, recipe, request.start, run)
     tuned = _with_origin(tuned, labelled, assignment)
     page = request.outdir / "report.html"
-    _write(request.outdir, page, tuned, labelled, boxes)
+    with together(request.outdir / CARD):
+        _write(request.outdir, page, tuned, labelled, boxes)
     return FinetuneResult(model=request.outdir, tuned=tuned, table=labelled.tables[0].path, page=page)
 
 
@@ -209,7 +220,7 @@ def _held_out_columns(tuned: "FineTuned") -> dict[str, list[str]]:
 
 
 def _write(outdir: Path, page: Path, tuned: "FineTuned", labelled: "Labelled", boxes: "Boxes") -> None:
-    """Write everything; the model folder's card comes last and says that the run is finished."""
+    """Write everything."""
     from cryoclass.classifier import save_model
     from cryoclass.jobs.pages import write_training_page
     from cryoclass.results import write_held_out, write_history, write_metrics
