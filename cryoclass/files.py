@@ -114,6 +114,12 @@ def stamp(path: Path) -> tuple[int, int]:
     return (facts.st_size, facts.st_mtime_ns)
 
 
+def content(path: Path) -> str:
+    """Return the sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def digest(*parts: object) -> str:
     """Return the sha256 of values, each as Python writes it, or of the bytes where it is bytes."""
     found = hashlib.sha256()

@@ -128,6 +128,8 @@ def _finetune(request: FinetuneRequest, listener: Listener) -> FinetuneResult:
     )
     if not request.resume:  # what a checkpoint says of a finished run is known in there
         begin(request.outdir, CARD)
+    # What they are, and not where they lie: a disk may be moved, and a folder be named from elsewhere.
+    run = replace(run, facts={**request.cutting.to_dict(), "voxels": boxes.fingerprint[:12]})
     tuned = train(examples, boxes.sample.contrast, recipe, request.start, run)
     tuned = _with_origin(tuned, labelled, assignment)
     page = request.outdir / "report.html"
@@ -148,11 +150,6 @@ def _run(request: FinetuneRequest, workers: int, listener: Listener) -> "Run":
         workers=workers,
         track=listener.track,
         on_record=listener.tell,
-        facts={
-            "files": request.particles,
-            **request.boxes.to_dict(),
-            **request.cutting.to_dict(),
-        },
     )
 
 

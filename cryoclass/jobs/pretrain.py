@@ -155,13 +155,14 @@ def _run(
 ) -> "PretrainingRun":
     import torch
 
+    from cryoclass.files import content, digest
     from cryoclass.machine import choose_device
     from cryoclass.pretraining.card import HISTORY
     from cryoclass.pretraining.loop import PretrainingRun
     from cryoclass.results import write_history
 
     place = choose_device(request.device)
-    name = request.learner.backbone
+    name, weights = request.learner.backbone, request.learner.weights
     listener.note(f"{name}, start: {start}, on {place}, {torch.get_num_threads()} threads")
 
     def tell(periods: "Sequence[Period]") -> None:
@@ -173,7 +174,12 @@ def _run(
         folder=request.outdir,
         resume=request.resume,
         own=own,
-        facts={"backbone": name, "start": start, "particles": str(request.particles)},
+        facts={
+            "backbone": name,
+            # What they are, and not where they lie: a disk may be moved, and a folder be named from elsewhere.
+            "start": content(weights)[:12] if weights else start,
+            "particles": digest(own.source.fingerprint())[:12] if own else "none",
+        },
         track=listener.track,
         on_period=tell,
     )
