@@ -95,10 +95,9 @@ def test_images_of_a_stack_are_told_apart_by_their_numbers(written):
 
 def test_two_images_that_are_there_are_two_particles_wherever_they_lie(written):
     touch("1.mrc", "2.mrc")
-    placeholder = {label: ["0", "0"] for label in XYZ}
-    assert groups(
-        written("x.star", {**placeholder, **images("", 1, 2), "rlnMicrographName": twice("T")})
-    ) == [0, 1]
+    placeholder = picks(("T", 0), ("T", 0), ("T", 7))
+    assert groups(written("x.star", {**placeholder, **images("", 1, 2, 3)})) == [0, 1, 2]
+    assert groups(written("y.star", {**placeholder, **images("", 1, 2, 1)})) == [0, 1, 0]
 
 
 @pytest.mark.parametrize("there", [True, False])
