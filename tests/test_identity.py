@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_helpers import NETWORK, table
-from star_files import CENTRED, XYZ, loop, optics, twice
+from star_files import CENTRED, loop, optics, twice
 
 from cryoclass.checks.findings import Finding
 from cryoclass.checks.identity import check_identity, same_particles
