@@ -1,11 +1,28 @@
-"""Who writes where: a folder that holds a run is not written over unasked."""
+"""Who writes where: one run at a time in a folder, and a finished run is not written over unasked."""
 
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from cryoclass.errors import UsageError
+from cryoclass.files import output_error
+
+LOCK = ".cryoclass.lock"
+HEARTBEAT = 30.0  # seconds from one sign of life to the next
+PATIENCE = 300.0  # seconds without one after which a run on another computer counts as gone
 
 
-def claim(outdir: Path, result: str, *, overwrite: bool) -> None:
+def check_finished(outdir: Path, result: str, *, overwrite: bool) -> None:
     """Refuse a folder that holds a finished run, told by its last-written file.
 
     Raises
@@ -21,16 +38,254 @@ def claim(outdir: Path, result: str, *, overwrite: bool) -> None:
         )
 
 
-def claim_run(outdir: Path, result: str, *, resume: bool, overwrite: bool) -> None:
-    """Refuse a folder that holds a finished or an interrupted run, unless it is to be resumed or replaced.
+@contextmanager
+def claim(outdir: Path, result: str, *, overwrite: bool) -> Iterator[None]:
+    """Keep a folder to this run for as long as the block takes, whatever ends it.
+
+    A lock file says which process on which computer holds it. The lock of a process that is gone does not count: on
+    this computer at once, on another one when it has given no sign of life for some minutes.
+
+    Parameters
+    ----------
+    outdir
+        Made where it is missing, and removed again where nothing was written into it.
+    result
+        Its last-written file.
+    overwrite
+        Whether a finished run may be replaced.
 
     Raises
     ------
     UsageError
+        Another run writes there, or as :func:`check_finished`.
+    OutputError
+        The folder cannot be written.
+    """
+    check_finished(outdir, result, overwrite=overwrite)
+    with signals_as_exits(), _made(outdir), _locked(outdir):
+        check_finished(outdir, result, overwrite=overwrite)  # another run may have ended just now
+        yield
+
+
+@contextmanager
+def claim_run(outdir: Path, result: str, *, resume: bool, overwrite: bool) -> Iterator[None]:
+    """Keep a folder as :func:`claim` does; an interrupted run there must be meant to be resumed or replaced.
+
+    Raises
+    ------
+    UsageError, OutputError
         As :func:`claim`, or there is a checkpoint.
     """
-    claim(outdir, result, overwrite=overwrite or resume)  # a job that is queued again may be finished
-    if not (resume or overwrite) and (outdir / "checkpoint.pt").exists():
-        raise UsageError(
-            f"{outdir} holds an interrupted run.", "Go on with --resume, or start again with --overwrite."
+    with claim(outdir, result, overwrite=overwrite or resume):  # a job that is queued again may be finished
+        if not (resume or overwrite) and (outdir / "checkpoint.pt").exists():
+            raise UsageError(
+                f"{outdir} holds an interrupted run.",
+                "Go on with --resume, or start again with --overwrite.",
+            )
+        yield
+
+
+def begin(outdir: Path, result: str) -> None:
+    """Remove what says that a folder holds a finished run; to be called before anything in it changes.
+
+    Raises
+    ------
+    OutputError
+        The folder cannot be written.
+    """
+    try:
+        (outdir / result).unlink(missing_ok=True)
+    except OSError as problem:
+        raise output_error(problem, outdir / result) from problem
+
+
+@contextmanager
+def signals_as_exits() -> Iterator[None]:
+    """Turn the signals by which a queue or a closed terminal ends a process into exits, so that it can clear up."""
+    main = threading.current_thread() is threading.main_thread()  # Python handles signals there alone
+    wanted = (signal.SIGTERM, signal.SIGHUP) if main else ()
+    mine = [number for number in wanted if signal.getsignal(number) is signal.SIG_DFL]  # nohup ignores SIGHUP
+    for number in mine:
+        signal.signal(number, _exit)
+    try:
+        yield
+    finally:
+        for number in mine:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _exit(number: int, _frame: object) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)  # a second one must not disturb the end
+    raise SystemExit(128 + number)
+
+
+# ------------------------------------------------------------------------------------------- the lock
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Holder:
+    """Whose a lock is.
+
+    Attributes
+    ----------
+    host, pid, since
+        For people.
+    kernel
+        Which run of which system counts these process numbers: computers may share a name, and containers too.
+    started
+        When the process was started, as the system counts: numbers are used again.
+    token
+        Of this claim alone.
+    """
+
+    host: str
+    pid: int
+    since: str
+    kernel: str
+    started: str
+    token: str
+
+    @classmethod
+    def here(cls) -> "_Holder":
+        return cls(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            since=time.strftime("%Y-%m-%d %H:%M:%S"),
+            kernel=_kernel(),
+            started=_started(os.getpid()),
+            token=secrets.token_hex(8),
         )
+
+    def is_gone(self, lock: Path) -> bool:
+        if (self.host, self.kernel) == (socket.gethostname(), _kernel()):
+            return _started(self.pid) != self.started
+        return _age(lock) > PATIENCE
+
+
+_UNKNOWN = _Holder(host="another computer", pid=0, since="just now", kernel="", started="", token="")
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Make a folder and its parents; where the block leaves those empty that were made, they go again."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise output_error(problem, folder) from problem
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # the first that holds something ends it
+            for path in made:
+                path.rmdir()
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    lock, holder = folder / LOCK, _Holder.here()
+    try:
+        while not _create(lock, json.dumps(asdict(holder))):
+            _break_or_refuse(lock)
+    except OSError as problem:
+        raise output_error(problem, lock) from problem
+    ended = threading.Event()
+    alive = threading.Thread(target=_show_life, args=(lock, ended), daemon=True)
+    alive.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        alive.join()
+        if _read(lock) == holder:
+            lock.unlink(missing_ok=True)
+
+
+def _create(path: Path, text: str) -> bool:
+    """Write a file that is not there yet; O_EXCL lets one process alone do that, on network disks too."""
+    try:
+        number = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        return False
+    with open(number, "w", encoding="utf-8") as out:  # noqa: PTH123 - a number, no path
+        out.write(text)
+    return True
+
+
+def _break_or_refuse(lock: Path) -> None:
+    """Remove a lock whose holder is gone; whoever does that holds a second lock, lest he remove a successor's."""
+    _refuse_living(lock)
+    guard = lock.with_suffix(".breaking")
+    if not _create(guard, ""):
+        if _age(guard) < PATIENCE:
+            raise _refusal(lock, _read(lock) or _UNKNOWN)
+        guard.unlink(missing_ok=True)
+        return
+    try:
+        _refuse_living(lock)
+        lock.unlink(missing_ok=True)
+    finally:
+        guard.unlink(missing_ok=True)
+
+
+def _refuse_living(lock: Path) -> None:
+    holder = _read(lock)
+    # A lock without content is being written, or was when its computer died.
+    gone = _age(lock) > PATIENCE if holder is None else holder.is_gone(lock)
+    if not gone and lock.exists():
+        raise _refusal(lock, holder or _UNKNOWN)
+
+
+def _refusal(lock: Path, holder: _Holder) -> UsageError:
+    return UsageError(
+        f"{lock.parent} is in use: process {holder.pid} on {holder.host} has written there since {holder.since}; two "
+        "runs must not share a folder.",
+        f"Choose another --outdir, or wait for that run, or end it. If its computer has died, its claim ends "
+        f"{PATIENCE / 60:.0f} minutes after its last sign of life.",
+    )
+
+
+def _read(lock: Path) -> _Holder | None:
+    try:
+        return _Holder(**json.loads(lock.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _show_life(lock: Path, ended: threading.Event) -> None:
+    while not ended.wait(HEARTBEAT):
+        with suppress(OSError):
+            os.utime(lock)
+
+
+def _age(path: Path) -> float:
+    """Return the seconds since a file changed, by the clock of its disk: those of computers differ. 0 where it is gone."""
+    clock = path.with_name(f"{path.name}.{secrets.token_hex(6)}")
+    try:
+        clock.touch()
+        return clock.stat().st_mtime - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+    finally:
+        clock.unlink(missing_ok=True)
+
+
+def _kernel() -> str:
+    """Return what tells this run of the system, and its count of processes, from others; empty where that is not said."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115 - a name, no path
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> str:
+    """Return when a process was started, as the system counts it; empty where it is gone."""
+    if Path("/proc/self/stat").exists():
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        except OSError:
+            return ""
+        return "" if fields[0] in (b"Z", b"X") else fields[19].decode()
+    command = ["/bin/ps", "-o", "lstart=", "-p", str(pid)]  # macOS
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603

@@ -20,6 +20,7 @@ from cryoclass.star.frames import Frame, affine, origins_in_subtomogram
 from cryoclass.star.names import project_path, stem
 from cryoclass.volumes.mrc import write_volume
 
+SKIPPED = "skipped.csv"
 SAMPLE_PER_TOMOGRAM = 6
 LONGEST_NAME = 200  # bytes
 SAMPLED_TOMOGRAMS = 24  # boxes to look at stay in memory
@@ -32,9 +33,11 @@ class Extracted:
     Attributes
     ----------
     star
-        The written STAR file.
+        The STAR file to write.
     rows
         Row numbers of the input that were written.
+    images
+        The file of each.
     skipped
         The others, with reasons.
     sample
@@ -47,6 +50,7 @@ class Extracted:
 
     star: Path
     rows: np.ndarray
+    images: tuple[Path, ...]
     skipped: tuple[Skipped, ...]
     sample: dict[str, list[tuple[int, np.ndarray]]]
     mean: np.ndarray
@@ -54,16 +58,16 @@ class Extracted:
 
 
 def cut_all(source: TomogramSource, outdir: Path, workers: int = 1, track: Track = silent) -> Extracted:
-    """Cut every particle and write it.
+    """Cut every particle and write its box; :func:`write_extracted` writes the tables.
 
-    A particle that cannot be cut is listed in ``skipped.csv`` with its reason; the rest goes on.
+    A particle that cannot be cut is kept with its reason, and the rest goes on; where none can be, ``skipped.csv`` says why.
 
     Parameters
     ----------
     source
         The particles and how to cut them.
     outdir
-        Receives ``Subtomograms/<tomogram>/<tomogram>_000001.mrc``, ``skipped.csv`` and, last, ``particles.star``.
+        Receives ``Subtomograms/<tomogram>/<tomogram>_000001.mrc``.
     workers
         Threads that cut and write.
     track
@@ -92,20 +96,25 @@ def cut_all(source: TomogramSource, outdir: Path, workers: int = 1, track: Track
         if tomogram in sample or len(sample) < SAMPLED_TOMOGRAMS:
             kept = sample.setdefault(tomogram, [])
             kept += [(row, box)] * (len(kept) < SAMPLE_PER_TOMOGRAM)
-    write_skipped(outdir / "skipped.csv", particles, skipped)
     if not written:
+        write_skipped(outdir / SKIPPED, particles, skipped)
         raise none_readable(len(particles), min(skipped, key=lambda item: item.row).reason)
     rows = np.array(sorted(written))
-    star = outdir / "particles.star"
-    output_table(source, rows, [written[row] for row in rows.tolist()]).write(star)
     return Extracted(
-        star=star,
+        star=outdir / "particles.star",
         rows=rows,
+        images=tuple(written[row] for row in rows.tolist()),
         skipped=tuple(sorted(skipped, key=lambda item: item.row)),
         sample=sample,
         mean=(total / len(written)).astype(np.float32),
         angpix=source.angpix,
     )
+
+
+def write_extracted(source: TomogramSource, extracted: Extracted) -> None:
+    """Write ``particles.star`` and, beside it, ``skipped.csv``; OutputError where a file cannot be written."""
+    write_skipped(extracted.star.with_name(SKIPPED), source.particles, extracted.skipped)
+    output_table(source, extracted.rows, extracted.images).write(extracted.star)
 
 
 def image_paths(source: TomogramSource, outdir: Path) -> dict[int, Path]:

@@ -6,14 +6,49 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from cryoclass.errors import OutputError
+
+_waiting: ContextVar[list[tuple[Path, Path]] | None] = ContextVar("waiting", default=None)
+
+
+@contextmanager
+def together(last: Path) -> Iterator[None]:
+    """Let all files that the block writes appear at its end, one right after the other, and none where it fails.
+
+    Parameters
+    ----------
+    last
+        The one that says that all are there. An old one goes before the block, the new one comes after all others.
+
+    Raises
+    ------
+    OutputError
+        A file cannot be moved into place.
+    """
+    written: list[tuple[Path, Path]] = []
+    token = _waiting.set(written)
+    try:
+        last.unlink(missing_ok=True)
+        yield
+        for temporary, path in sorted(written, key=lambda item: item[1] == last):
+            try:
+                temporary.replace(path)
+            except OSError as error:
+                raise output_error(error, path) from error
+    finally:
+        _waiting.reset(token)
+        for temporary, _ in written:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; move it into place when the block ends well, delete it otherwise.
+
+    Within :func:`together` it is moved when that ends.
 
     Parameters
     ----------
@@ -30,7 +65,12 @@ def replacing(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = _fresh_file(path)
         yield temporary
-        temporary.replace(path)
+        waiting = _waiting.get()
+        if waiting is None:
+            temporary.replace(path)
+        else:
+            waiting.append((temporary, path))
+            temporary = None
     except OSError as error:
         if error.filename and Path(error.filename) not in (path, path.parent, temporary):
             raise  # something that was read meanwhile
@@ -72,6 +112,12 @@ def stamp(path: Path) -> tuple[int, int]:
     except OSError:
         return (0, 0)
     return (facts.st_size, facts.st_mtime_ns)
+
+
+def content(path: Path) -> str:
+    """Return the sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(*parts: object) -> str:

@@ -1,6 +1,6 @@
 """Boxes in files that a table names: one volume each, or a stack of volumes."""
 
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
@@ -68,9 +68,9 @@ class FileSource:
         The names of the images within their folders, and size and time of the files: a folder that was moved as a whole
         holds the same boxes.
         """
-        names = [image.rpartition("/")[2] for image in self.images]
-        files = dict.fromkeys(image.rpartition("@")[2] for image in self.images)
-        stamps = [stamp(self.particles.find(name) or Path(name)) for name in files]
+        images = [self.particles.image(row) for row in range(len(self))]
+        names = [(image.number, PureWindowsPath(image.name).name) for image in images]  # behind / and \ alike
+        stamps = [stamp(path) for path in dict.fromkeys(image.path or Path(image.name) for image in images)]
         return digest("images", self.box, self.angpix, *names, *stamps)
 
     def _open(self, index: int) -> tuple[np.ndarray, Volume]:

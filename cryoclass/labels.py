@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cryoclass.errors import ParticleError, UsageError
-from cryoclass.particles import Identity, Particles, read_particles
+from cryoclass.particles import Particles, read_particles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,25 +80,9 @@ def from_column(particles: Particles, label_column: str | None) -> Labelled:
 
 def _from_files(pairs: Sequence[tuple[str, Path]]) -> Labelled:
     tables = [read_particles(path) for _, path in pairs]
-    _check_disjoint(pairs, tables)
     return _number(
         tables, [name for (name, _), table in zip(pairs, tables, strict=True) for _ in range(len(table))]
     )
-
-
-def _check_disjoint(pairs: Sequence[tuple[str, Path]], tables: Sequence[Particles]) -> None:
-    """Hold that no particle is in the files of two classes: it would be trained on as both, and scored as never seen."""
-    owner: dict[Identity, str] = {}
-    for (name, path), table in zip(pairs, tables, strict=True):
-        identities = table.identities()
-        shared = [row for row, identity in enumerate(identities) if owner.get(identity, name) != name]
-        if shared:
-            raise ParticleError(
-                f"{len(shared)} particles of {path} ({name}) are also in the file of {owner[identities[shared[0]]]}, "
-                f"the first is {table.named(shared[0])}.",
-                "Take them out of one of the two.",
-            )
-        owner |= dict.fromkeys(identities, name)
 
 
 def _number(tables: Sequence[Particles], texts: Sequence[str | None]) -> Labelled:

@@ -12,11 +12,16 @@ import numpy as np
 from cryoclass.errors import ParticleError
 from cryoclass.star.extracted import BoxPlaces, ExtractedBoxes, frames_to_write, with_boxes, with_places
 from cryoclass.star.frames import Frame, origins_in_tomogram
-from cryoclass.star.names import resolve
+from cryoclass.star.names import SUFFIXES, Finder, names_meant, respelled, split_index
 from cryoclass.star.optimisation import OptimisationSet
 from cryoclass.star.particle_file import ParticleFile, read_particle_file
 
 IMAGE = "rlnImageName"
+IMAGE_COLUMNS = (IMAGE, "rlnCtfImage", "rlnReconstructImageName")
+TOMOGRAM_NAME = "rlnTomoName"
+PATH_COLUMNS = (*IMAGE_COLUMNS, "rlnMicrographName", TOMOGRAM_NAME, "rlnTomoReconstructedTomogram")
+"""Columns whose cells may be files; a name of a tomogram is one only where it ends as volumes do."""
+
 LABEL_COLUMNS = ("cryoclassLabel", "rlnClassNumber")
 UNLABELLED = {
     "",
@@ -32,9 +37,6 @@ UNLABELLED = {
     "-1",
     "-999",
 }
-SAME_POSITION = 4  # decimals, also of a fraction of the tomogram
-
-Identity = tuple[str | float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,38 +244,35 @@ class Particles:
 
     def find(self, name: str) -> Path | None:
         """Find a file that the table names: from the current folder, the table's folder and its parents."""
-        return resolve(name, self.path)
+        return self._finder.find(name)
+
+    @cached_property
+    def _finder(self) -> Finder:
+        return Finder(self.path)
 
     def image(self, row: int) -> ImageFile:
         """Return the image of a row; the name is looked for as by :meth:`find`."""
-        number, _, name = self.images[row].rpartition("@")
-        return ImageFile(
-            name=name,
-            path=self.find(name),
-            number=int(number) if number.isdigit() else None,
-        )
+        index, name = split_index(self.images[row])
+        return ImageFile(name=name, path=self.find(name), number=int(index[:-1]) if index else None)
 
     # -------------------------------------------------------------------------------------- identity
 
-    def identities(self) -> list[Identity]:
-        """Return what each particle (n,) is, whatever file it stands in.
+    def image_keys(self) -> Iterator[tuple[str, int] | None]:
+        """Yield what the image of each row is, however it is spelt; ``None`` where there is none.
 
-        The image where there is one: the path at which it lies, without ``..`` and with its number in a stack. Else
-        the tomogram, what coordinates count and the coordinates. The first image found in a folder says where
-        that folder lies, so that a million particles are not looked up one by one.
-
-        Raises
-        ------
-        ParticleError
-            The file has neither images nor coordinates.
+        That is its path, with links followed, and its number in a stack or 0.
         """
-        if not self.has_images:
-            places = np.round(self.coordinates, SAME_POSITION) + 0.0
-            frame = self.frame.name if self.frame else ""
-            rows = zip(self.tomograms, places.tolist(), strict=True)
-            return [(tomogram, frame, *place) for tomogram, place in rows]
-        folders: dict[str, str] = {}
-        return [self._image_identity(image, folders) for image in self.images]
+        folders: dict[Path, str] = {}
+        for row in range(len(self)):
+            image = self.image(row) if self.has_images else None
+            if image is None or image.path is None:
+                yield None
+                continue
+            folder = image.path.parent
+            if folder not in folders:  # a million images lie in few
+                folders[folder] = os.path.realpath(folder)
+            path = f"{folders[folder]}{os.sep}{image.path.name}"
+            yield os.path.realpath(path) if os.path.islink(path) else path, image.number or 0  # noqa: PTH114
 
     def named(self, row: int) -> str:
         """Return what to call a particle in a message: its image as in the file, else tomogram and coordinates."""
@@ -283,16 +282,6 @@ class Particles:
             f"{axis}={value:g}" for axis, value in zip("xyz", self.coordinates[row], strict=True)
         )
         return f"{self.tomograms[row]} {place}".strip()
-
-    def _image_identity(self, image: str, folders: dict[str, str]) -> Identity:
-        number, _, name = image.rpartition("@")
-        folder, base = os.path.split(name.replace("\\", "/"))
-        if folder not in folders:
-            found = self.find(name)
-            if found is None:
-                return (os.path.normpath(Path(folder).absolute() / base), _stack_number(number))
-            folders[folder] = os.path.normpath(found.parent.absolute())
-        return (f"{folders[folder]}{os.sep}{base}", _stack_number(number))
 
     # ---------------------------------------------------------------------------------------- labels
 
@@ -357,8 +346,21 @@ class Particles:
         return replace(self, file=with_places(self.file, places))
 
     def write(self, path: Path) -> None:
-        """Write the text beside ``path`` and move it into place."""
-        self.file.write(path)
+        """Write the text beside ``path`` and move it into place; the files that it names are found from there."""
+        self._for_place(path).file.write(path)
+
+    def _for_place(self, path: Path) -> "Particles":
+        """Return the particles with the files that they name as a table at ``path`` must name them."""
+        changed = {}
+        for label in filter(self.has, PATH_COLUMNS):
+            if label == TOMOGRAM_NAME and self.optimisation_set is not None:
+                continue  # there it is a key to the list of tomograms
+            cells = self.cells(label)
+            paths = cells if label in IMAGE_COLUMNS else [c for c in cells if c.lower().endswith(SUFFIXES)]
+            words = respelled(paths, self.path, path)
+            if any(old != new for old, new in words.items()):
+                changed[label] = [words.get(cell, cell) for cell in cells]
+        return self.with_columns(changed) if changed else self
 
 
 def read_particles(path: Path) -> Particles:
@@ -372,8 +374,26 @@ def read_particles(path: Path) -> Particles:
     return Particles(file=read_particle_file(path))
 
 
-def _stack_number(text: str) -> int:
-    return int(text) if text.isdigit() else 0
+def tomogram_keys(tables: Sequence[Particles]) -> list[list[str]]:
+    """Return what the tomogram of each row of each table is, however it is spelt: equal for one and the same.
+
+    Names are compared as :func:`cryoclass.star.names.names_meant` does; two that lead to two volumes are two.
+    """
+    names = [list(dict.fromkeys(table.tomograms)) for table in tables]
+    meant = names_meant(names)
+    files = [{name: table.find(name) for name in own} for table, own in zip(tables, names, strict=True)]
+    real = [{name: str(path.resolve()) for name, path in own.items() if path} for own in files]
+    volumes: dict[str, set[str]] = {}
+    for own in real:
+        for name, path in own.items():
+            volumes.setdefault(meant[name], set()).add(path)
+    return [
+        [
+            own.get(name, meant[name]) if len(volumes.get(meant[name], ())) > 1 else meant[name]
+            for name in table.tomograms
+        ]
+        for table, own in zip(tables, real, strict=True)
+    ]
 
 
 def _label(cell: str, first: float) -> str | None:

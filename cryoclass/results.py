@@ -17,6 +17,7 @@ from cryoclass.labels import Labelled
 from cryoclass.metrics import Metrics
 from cryoclass.outputs import Outputs, Status
 from cryoclass.particles import Particles
+from cryoclass.star.names import spelled
 from cryoclass.star.optimisation import read_set
 from cryoclass.star.tables import write_tables
 
@@ -162,7 +163,8 @@ def write_held_out(
     starts = np.cumsum([0, *(len(table) for table in labelled.tables)])
     which = np.searchsorted(starts, rows, side="right") - 1
     lines = [labelled.tables[w].line(row - starts[w]) for w, row in zip(which, rows, strict=True)]
-    origin = {"cryoclassFile": [str(labelled.tables[w].path) for w in which], "cryoclassLine": lines}
+    files = [spelled(table.path, path) for table in labelled.tables]
+    origin = {"cryoclassFile": [files[w] for w in which], "cryoclassLine": lines}
     write_tables(path, {"particles": {**origin, **columns}})
 
 

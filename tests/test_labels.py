@@ -123,14 +123,6 @@ def test_two_files_may_hold_one_class(table):
     assert found.labels.tolist() == [0, 1, 0]
 
 
-def test_a_particle_in_the_files_of_two_classes_is_an_error(table):
-    both = table("both.star", x=["1", "2"])
-    with pytest.raises(
-        ParticleError, match=r"2 particles of .*both.star \(junk\) are also in the file of ribosome"
-    ):
-        read_labelled([f"ribosome={both}", f"junk={both}"], None)
-
-
 def test_predictions_are_no_labels_unless_the_user_insists(table):
     predicted = table(rlnClassNumber=["1", "2"], cryoclassClassName=["a", "b"])
     with pytest.raises(ParticleError, match="is what cryoclass predicted"):

@@ -585,6 +585,20 @@ def test_comparing_alone_can_be_learnt_with_own_particles(cryoclass, here):
     assert card_of(here / "P")["boxes"] == 3 * (4 + 1)
 
 
+def test_own_particles_are_known_by_what_they_are(cryoclass, here, extracted, monkeypatch):
+    argv = [*SHORT, "-n", 1, "--views", 2, "--contrast", 0.1]
+    assert cryoclass(*argv, "-o", "P", "Extract/particles.star").status == 0
+    lines = extracted.particles.read_text().rstrip().split("\n")
+    (here / "others.star").write_text("\n".join([*lines[:-1], ""]))
+    ran = cryoclass(*argv, "-o", "P", "others.star", "--resume")
+    assert ran.status == 2
+    assert "particles was" in ran.err
+    monkeypatch.chdir(extracted.root.parent)
+    ran = cryoclass(*argv, "-o", here / "P", extracted.particles, "--resume")
+    assert ran.status == 0, ran.err
+    assert "step      1" not in ran.err
+
+
 def test_own_particles_can_be_cut_from_tomograms(cryoclass, here, extracted):
     argv = [*SHORT, "-n", 1, "--views", 2, "--contrast", 0.1, "-o", "P", extracted.coordinates]
     ran = cryoclass(*argv, "--tomograms", extracted.tomograms, "--box", 32)

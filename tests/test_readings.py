@@ -11,7 +11,7 @@ from star_files import loop, optics, tomograms_star
 
 from cryoclass.checks.frame import check_frame
 from cryoclass.cutting import TomogramSource
-from cryoclass.extraction import cut_all, folder_names
+from cryoclass.extraction import cut_all, folder_names, write_extracted
 from cryoclass.particles import read_particles
 from cryoclass.settings import Extraction
 from cryoclass.star.frames import Frame
@@ -158,6 +158,12 @@ def source_of(star: Path, where: Path, **settings: object) -> TomogramSource:
     return TomogramSource(table, found, Extraction(**{"box": 8, **settings}))
 
 
+def extract(source: TomogramSource, folder: Path) -> Path:
+    extracted = cut_all(source, folder)
+    write_extracted(source, extracted)
+    return extracted.star
+
+
 def places_of(source: TomogramSource) -> np.ndarray:
     places = np.zeros((len(source), 3))
     for placement in source.placements:
@@ -178,7 +184,7 @@ def test_what_extract_writes_is_read_as_the_same_places(write, name, by, angpix,
     source = source_of(tmp_path / "p.star", where, angpix=angpix)
     # Fractions are of the size less one pixel, an unbinned one where a list says what that is.
     np.testing.assert_allclose(places_of(source), points, atol=1e-3 if write is not fractions else 1)
-    written = cut_all(source, tmp_path / "Extract").star
+    written = extract(source, tmp_path / "Extract")
     again = source_of(written, where, angpix=angpix)
     assert again.reading.how != "undecided"
     np.testing.assert_allclose(places_of(again), places_of(source), atol=1e-3)
@@ -350,8 +356,6 @@ def test_tomograms_of_nearly_one_name_keep_their_boxes_apart(names, tmp_path, mo
     Path("p.star").write_text(loop({"rlnMicrographName": quoted, **xyz(np.full((len(names), 3), 12.0))}))
     table = read_particles(Path("p.star"))
     found = find_tomograms(table.tomograms, None, table.path)
-    written = cut_all(TomogramSource(table, found, Extraction(box=8, norm=False, invert="no")), Path("E"))
-    read = [
-        open_volume(read_particles(written.star).image(row).path).data[4, 4, 4] for row in range(len(names))
-    ]
+    written = extract(TomogramSource(table, found, Extraction(box=8, norm=False, invert="no")), Path("E"))
+    read = [open_volume(read_particles(written).image(row).path).data[4, 4, 4] for row in range(len(names))]
     assert read == [12 * (32**2 + 32 + 1) + number for number in range(len(names))]

@@ -134,3 +134,29 @@ def test_classes_that_cannot_all_be_trained_with_whole_tomograms():
     names = list(np.repeat(["a", "b", "c"], 5))
     with pytest.raises(ParticleError, match="missing from training"):
         assign_parts(labels, names, Split(split="tomogram"), seed=0, classes=CLASSES)
+
+
+@pytest.mark.parametrize("mode", ["auto", "tomogram", "particle"])
+def test_rows_of_one_particle_take_the_same_part(mode):
+    labels, names = particles(tomograms=6, per_class=6)
+    once = assign_parts(labels, names, Split(split=mode), seed=3)
+    same = np.arange(len(labels))
+    elsewhere = [names[0], *names[:-1]]  # the double may be said to lie in another tomogram
+    twice = assign_parts(
+        np.tile(labels, 2), [*names, *elsewhere], Split(split=mode), seed=3, same=np.tile(same, 2)
+    )
+    assert twice.parts.tolist() == np.tile(once.parts, 2).tolist()
+
+
+def test_a_class_counts_its_particles_not_its_rows():
+    labels = np.array([0] * 9 + [1] * 6)
+    same = np.array([*range(9), 20, 20, 20, 21, 21, 21])
+    with pytest.raises(ParticleError, match="2 labelled particles"):
+        assign_parts(labels, ["one"] * 15, Split(), seed=0, same=same)
+
+
+def test_an_unlabelled_double_takes_no_part():
+    labels = np.array([0, 1] * 9 + [-1])
+    split = assign_parts(labels, ["one"] * 19, Split(), seed=0, same=np.array([*range(18), 0]))
+    assert split.parts[-1] == ""
+    assert "" not in split.parts[:-1]

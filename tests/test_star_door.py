@@ -8,8 +8,7 @@ import pytest
 from star_files import OPTICS, loop, optics, relion5_picks, relion30, relion31, twice
 
 import cryoclass
-from cryoclass.errors import ParticleError, StarError
-from cryoclass.labels import read_labelled
+from cryoclass.errors import StarError
 from cryoclass.particles import Particles, read_particles
 from cryoclass.star.document import StarFile
 from cryoclass.star.extracted import ExtractedBoxes
@@ -23,7 +22,7 @@ DOORS = {
     "extracted": {"particles", "extraction"},
     "tomogram_list": {"tomograms"},
     "optimisation": {"particles", "results"},
-    "names": {"particles", "tomograms", "siblings", "extraction", "cli"},
+    "names": {"particles", "tomograms", "siblings", "extraction", "results", "cli"},
     "external": {"cli"},
 }
 OUTSIDE = [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent.name != "star"]
@@ -241,75 +240,7 @@ def test_versions_stay_where_there_are_optics(tmp_path):
     assert "# version" not in (tmp_path / "y.star").read_text()  # RELION refuses it where there are none
 
 
-# ----------------------------------------------------------------------------------------- identity
-
-
-@pytest.fixture
-def written(tmp_path, monkeypatch):
-    """Return a function that writes a STAR file somewhere below the current folder and reads it."""
-    monkeypatch.chdir(tmp_path)
-
-    def write(name: str, columns: dict[str, list[str]]) -> Particles:
-        path = Path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(loop(columns))
-        return read_particles(path)
-
-    return write
-
-
-def images(folder: str, *numbers: int) -> dict[str, list[str]]:
-    return {"rlnImageName": [f"{folder}{number}.mrc" for number in numbers]}
-
-
-def touch(*paths: str) -> None:
-    for path in map(Path, paths):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-
-
-def test_an_image_is_the_same_however_it_is_spelt(written, tmp_path):
-    touch("Boxes/1.mrc", "Boxes/2.mrc")
-    spellings = ["Boxes/", "./Boxes/", "Other/../Boxes/", f"{tmp_path}/Boxes/", "Boxes\\"]
-    found = [written("Job/x.star", images(folder, 1, 2)).identities() for folder in spellings]
-    found.append(written("Boxes/x.star", images("", 1, 2)).identities())
-    assert len({tuple(identities) for identities in found}) == 1
-    assert len(set(found[0])) == 2
-
-
-def test_equal_names_in_two_folders_are_two_images(written):
-    touch("A/1.mrc", "B/1.mrc")
-    one, other = (written(f"{folder}/x.star", images("", 1)).identities() for folder in "AB")
-    assert one != other
-
-
-def test_images_of_a_stack_are_told_apart_by_their_numbers(written):
-    touch("stack.mrc")
-    table = written(
-        "x.star", {"rlnImageName": ["000001@stack.mrc", "2@stack.mrc", "1@stack.mrc", "stack.mrc"]}
-    )
-    first, second, again, whole = table.identities()
-    assert first == again
-    assert len({first, second, whole}) == 3
-
-
-def test_the_first_image_that_exists_says_where_its_folder_lies(written):
-    touch("Job/Boxes/2.mrc")
-    table = written("Job/x.star", images("Boxes/", 1, 2, 3))
-    missing, found, follows = table.identities()
-    assert found[0].endswith("Job/Boxes/2.mrc")
-    assert follows[0].endswith("Job/Boxes/3.mrc")
-    assert missing[0].endswith("Boxes/1.mrc")
-
-
-def test_without_images_tomogram_and_position_tell_particles_apart(tmp_path):
-    path = tmp_path / "x.star"
-    path.write_text(
-        loop(positions([("TS_01", "1.5"), ("TS_01", "1.500000"), ("TS_01", "1.6"), ("TS_02", "1.5")]))
-    )
-    first, again, moved, elsewhere = read_particles(path).identities()
-    assert first == again
-    assert len({first, moved, elsewhere}) == 3
+# ------------------------------------------------------------------------------------------- values
 
 
 def positions(rows: list[tuple[str, str]]) -> dict[str, list[str]]:
@@ -319,25 +250,6 @@ def positions(rows: list[tuple[str, str]]) -> dict[str, list[str]]:
         "rlnCoordinateX": list(xs),
         **{f"rlnCoordinate{axis}": ["20"] * len(rows) for axis in "YZ"},
     }
-
-
-def test_one_position_in_the_files_of_two_classes_is_an_error(written):
-    written("a.star", positions([("TS_01", "10.5"), ("TS_01", "30")]))
-    written("b.star", positions([("TS_02", "10.5"), ("TS_01", "30.0")]))
-    with pytest.raises(
-        ParticleError, match=r"1 particles of b.star \(b\) .* the first is TS_01 x=30 y=20 z=20\."
-    ):
-        read_labelled(["a=a.star", "b=b.star"], None)
-
-
-def test_equal_names_of_two_folders_are_no_overlap_of_classes(written):
-    touch("A/1.mrc", "B/1.mrc")
-    for folder in "AB":
-        written(f"{folder}/x.star", images("", 1))
-    assert read_labelled(["a=A/x.star", "b=B/x.star"], None).labels.tolist() == [0, 1]
-
-
-# ------------------------------------------------------------------------------------------- values
 
 
 def test_what_optics_say_comes_by_row(tmp_path):

@@ -22,7 +22,7 @@ def from_table(particles: Particles, cutting: Cutting) -> dict[str, np.ndarray]:
 
     Empty where a pixel size is not known without the tomograms.
     """
-    angstroms = cutting.coords_angpix or _unit(particles)
+    angstroms = cutting.coords_angpix or unit_of(particles)
     if angstroms is None:
         return {}
     positions = particles.coordinates * np.reshape(angstroms, (-1, 1))
@@ -34,8 +34,8 @@ def from_table(particles: Particles, cutting: Cutting) -> dict[str, np.ndarray]:
     return dict(zip(names.tolist(), parts, strict=True))
 
 
-def _unit(particles: Particles) -> np.ndarray | float | None:
-    """Return how many angstroms a coordinate of each row counts."""
+def unit_of(particles: Particles) -> np.ndarray | float | None:
+    """Return how many angstroms a coordinate of each row counts; ``None`` where the table alone does not say it."""
     if particles.rivals:
         return None
     match particles.frame:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cryoclass.claims import claim
+from cryoclass.claims import LOCK, claim
 from cryoclass.cli import console
 from cryoclass.errors import CryoclassError
 
@@ -35,17 +35,27 @@ def demo(
     Simulates tomograms of six species, extracts, groups the particles with no label at all, fine-tunes the network that
     comes with cryoclass on the labelled half, predicts with torch and with ONNX, and compares with the truth.
     """
-    claim(outdir, "model.onnx", overwrite=overwrite)
-    if outdir.exists():
-        shutil.rmtree(outdir)
+    with claim(outdir, "model.onnx", overwrite=overwrite):
+        _clear(outdir)
+        for step in STEPS:
+            _type([word.format(out=outdir) for word in step.split()])
+        _say_result(outdir)
+
+
+def _clear(outdir: Path) -> None:
+    for old in outdir.iterdir():
+        if old.is_dir() and not old.is_symlink():
+            shutil.rmtree(old)
+        elif old.name != LOCK:
+            old.unlink()
+
+
+def _type(argv: list[str]) -> None:
     from cryoclass.cli import main
 
-    for step in STEPS:
-        argv = [word.format(out=outdir) for word in step.split()]
-        console.say(f"\n$ cryoclass {' '.join(argv)}")
-        if main(argv):
-            raise CryoclassError(f"the demo stopped in: cryoclass {' '.join(argv)}")
-    _say_result(outdir)
+    console.say(f"\n$ cryoclass {' '.join(argv)}")
+    if main(argv):
+        raise CryoclassError(f"the demo stopped in: cryoclass {' '.join(argv)}")
 
 
 def _say_result(outdir: Path) -> None:

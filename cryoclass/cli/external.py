@@ -5,16 +5,14 @@ folder, with up to ten ``--label value`` pairs of the user's in between.
 """
 
 import re
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import typer
 
+from cryoclass.claims import signals_as_exits
 from cryoclass.cli import console
 from cryoclass.errors import OutputError
 from cryoclass.star.external import JOB, End, ExternalJob, Kind, Node
@@ -115,7 +113,7 @@ def _run(call: ExternalCall, command: Callable[[Sequence[str]], int]) -> int:
     job.start()
     before, end = _stamps(call.folder), End.FAILURE
     try:
-        with _signals_as_exits(), console.watched(lambda: _obey(job)):
+        with signals_as_exits(), console.watched(lambda: _obey(job)):
             for line in (f"External job of RELION in {call.folder}", *call.notes):
                 console.note(line)
             status = command(call.argv)
@@ -207,26 +205,6 @@ def _obey(job: ExternalJob) -> None:
     """Stop as on Ctrl-C where RELION's user pressed Abort."""
     if job.abort_asked():
         raise KeyboardInterrupt
-
-
-@contextmanager
-def _signals_as_exits() -> Iterator[None]:
-    """Turn the signals by which a queue or a closed terminal ends a job into exits, so that RELION hears of it."""
-    main = threading.current_thread() is threading.main_thread()  # Python handles signals there alone
-    wanted = (signal.SIGTERM, signal.SIGHUP) if main else ()
-    mine = [number for number in wanted if signal.getsignal(number) is signal.SIG_DFL]  # nohup ignores SIGHUP
-    for number in mine:
-        signal.signal(number, _exit)
-    try:
-        yield
-    finally:
-        for number in mine:
-            signal.signal(number, signal.SIG_DFL)
-
-
-def _exit(number: int, _frame: object) -> NoReturn:
-    signal.signal(number, signal.SIG_IGN)  # a second one must not disturb the end
-    raise SystemExit(128 + number)
 
 
 def _stamps(folder: Path) -> dict[Path, tuple[int, int]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cryoclass.claims import claim
+from cryoclass.claims import begin, claim
 from cryoclass.errors import UsageError
 from cryoclass.jobs.opening import (
     compute_outputs,
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from cryoclass.particles import Particles
     from cryoclass.sources import Boxes, Source
 
+TABLE = "particles.star"  # comes last and says that all is there
 SLOW_TSNE = 100_000  # particles
 QUERY = "query"  # where, among the outputs, those of the examples of another table lie
 
@@ -113,8 +114,12 @@ def embed(request: EmbedRequest, listener: Listener = TO_LOG) -> EmbedResult:
     CryoclassError
         Something that the user can mend; the message says what, and the way out.
     """
-    claim(request.outdir, "particles.star", overwrite=request.overwrite)
-    request = _with_network(request)
+    with claim(request.outdir, TABLE, overwrite=request.overwrite):
+        return _embed(_with_network(request), listener)
+
+
+def _embed(request: EmbedRequest, listener: Listener) -> EmbedResult:
+    from cryoclass.files import together
     from cryoclass.inference.pipeline import Flow
     from cryoclass.outputs import FOLDER
     from cryoclass.particles import read_particles
@@ -126,13 +131,15 @@ def embed(request: EmbedRequest, listener: Listener = TO_LOG) -> EmbedResult:
     labelled = _known_labels(table, request.label_column)
     engine, boxes, open_boxes = _open(request, table, workers, listener)
     flow = Flow(batch_size=request.batch_size, workers=workers, track=listener.track)
+    begin(request.outdir, TABLE)
     examples = _examples(request, engine, boxes, open_boxes, flow, listener)
     facts = facts_of(engine, boxes, {"precision": "auto"})
     outputs, origin = compute_outputs(engine, boxes.source, facts, request.outdir / FOLDER, flow, listener)
     said = _Said(
         table=table, engine=engine, outputs=outputs, labelled=labelled, examples=examples, origin=origin
     )
-    return _write(request, said)
+    with together(request.outdir / TABLE):
+        return _write(request, said)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,7 +317,7 @@ def _placed(said: _Said) -> "tuple[Space, Vectors]":
 
 
 def _write(request: EmbedRequest, said: _Said) -> EmbedResult:
-    """Write everything; the user's table comes last and says that all is there."""
+    """Write everything."""
     import numpy as np
 
     from cryoclass.files import same_file_at
@@ -319,7 +326,7 @@ def _write(request: EmbedRequest, said: _Said) -> EmbedResult:
     from cryoclass.results import write_optimisation_sets
 
     outdir, table, rows = request.outdir, said.table, said.outputs.done
-    star, page, picture = (outdir / name for name in ("particles.star", "embedding.html", "embedding.png"))
+    star, page, picture = (outdir / name for name in (TABLE, "embedding.html", "embedding.png"))
     space, features = _placed(said)
     alike, ranked = _likeness(request, said, space, features), outdir / "ranked.star"
     content, columns = lay_out(table, said.outputs, features, said.engine.card, said.labelled, request.layout)

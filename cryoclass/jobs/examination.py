@@ -12,13 +12,14 @@ from cryoclass.checks.boxes import check_boxes, check_brightness, flips
 from cryoclass.checks.findings import Finding, Sheet, ok, unknown, warning
 from cryoclass.checks.fit import check_contrast, check_domain, check_fit, fits
 from cryoclass.checks.frame import check_frame
+from cryoclass.checks.identity import check_identity, same_particles
 from cryoclass.checks.inside import check_inside
 from cryoclass.checks.model import check_model
 from cryoclass.checks.pixels import check_files, check_tomograms, check_volumes
 from cryoclass.checks.rules import check_rules
 from cryoclass.checks.table import check_coordinates, check_table, count_labels, label_words
 from cryoclass.checks.tomograms import check_choice, check_names, readable
-from cryoclass.claims import claim
+from cryoclass.claims import check_finished
 from cryoclass.cutting import TomogramSource
 from cryoclass.errors import CryoclassError, ParticleError, UsageError
 from cryoclass.images import FileSource
@@ -26,7 +27,7 @@ from cryoclass.inference import engines
 from cryoclass.jobs import effort
 from cryoclass.jobs.doctor import DoctorRequest, Step
 from cryoclass.jobs.opening import needed_box
-from cryoclass.labels import from_column
+from cryoclass.labels import Labelled, from_column
 from cryoclass.machine import available_memory, choose_device, cores, memory
 from cryoclass.particles import Particles, read_particles
 from cryoclass.settings import Extraction, Split
@@ -144,7 +145,7 @@ class Examination:
                 return
             labelled = from_column(particles, asked)
             try:
-                assign_parts(labelled.labels, labelled.tomograms, Split(), 0, labelled.classes)
+                self._share_out(labelled)
             except ParticleError as problem:
                 if needed:
                     raise
@@ -152,6 +153,15 @@ class Examination:
                 self.sheet.run("labels", [warning("labels", said, problem.hint)])
             else:
                 self.sheet.run("labels", [ok("labels", words)])
+
+    def _share_out(self, labelled: Labelled) -> None:
+        """Raise what finetune would raise."""
+        labels, classes, tables = labelled.labels, labelled.classes, labelled.tables
+        same = same_particles(tables, self.source)
+        for finding in check_identity(tables, same, labels, classes):
+            if finding.level == "error":
+                raise finding.kind(f"{finding.words}.", finding.way_out)
+        assign_parts(labels, labelled.tomograms, Split(), 0, classes, same)
 
     # ------------------------------------------------------------------------------------------ boxes
 
@@ -202,6 +212,10 @@ class Examination:
         if isinstance(self.source, TomogramSource):
             in_place = self.sheet.run("coordinates", check_frame(self.source))
             in_place = self.sheet.run("inside", check_inside(self.source)) and in_place
+        if particles.has_images or particles.frame is not None:
+            with self.sheet.surviving("identity"):
+                same = same_particles([particles], self.source)
+                self.sheet.run("identity", check_identity([particles], same))
         if in_place and particles.frame is not None:
             with self.sheet.surviving("duplicates"):
                 self._look_for_doubles(particles)
@@ -270,7 +284,7 @@ class Examination:
 
     def _estimate(self) -> None:
         with self.sheet.surviving("disk"):
-            claim(self.request.outdir, "", overwrite=True)
+            check_finished(self.request.outdir, "", overwrite=True)
         if self.step == "extract" and isinstance(self.source, TomogramSource):
             self._estimate_extraction(self.source)
             return

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cryoclass.claims import claim
+from cryoclass.claims import begin, claim
 from cryoclass.jobs.opening import check_crops, crop_words, particles_path
 from cryoclass.machine import cores
 from cryoclass.progress import TO_LOG, Listener
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from cryoclass.extraction import Extracted
     from cryoclass.particles import Particles
     from cryoclass.tomograms import Tomogram
+
+
+TABLE = "particles.star"  # comes last and says that all is there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +61,13 @@ def extract(request: ExtractRequest, listener: Listener = TO_LOG) -> ExtractResu
     CryoclassError
         Something that the user can mend; the message says what, and the way out.
     """
-    claim(request.outdir, "particles.star", overwrite=request.overwrite)
-    from cryoclass.extraction import cut_all
+    with claim(request.outdir, TABLE, overwrite=request.overwrite):
+        return _extract(request, listener)
+
+
+def _extract(request: ExtractRequest, listener: Listener) -> ExtractResult:
+    from cryoclass.extraction import cut_all, write_extracted
+    from cryoclass.files import together
     from cryoclass.particles import read_particles
     from cryoclass.results import write_optimisation_sets
 
@@ -69,10 +77,13 @@ def extract(request: ExtractRequest, listener: Listener = TO_LOG) -> ExtractResu
     if tomograms is None and table.optimisation_set is not None:
         tomograms = table.optimisation_set.path
     source, found = _open(table, request, tomograms, listener)
+    begin(request.outdir, TABLE)
     extracted = cut_all(source, request.outdir, request.num_workers or cores(), listener.track)
     page = request.outdir / "extract.html"
-    _write_page(page, source, extracted)
-    write_optimisation_sets(table, tomograms, [extracted.star])
+    with together(extracted.star):
+        write_extracted(source, extracted)
+        _write_page(page, source, extracted)
+        write_optimisation_sets(table, tomograms, [extracted.star])
     return ExtractResult(extracted=extracted, count=len(table), tomograms=len(found), page=page)
 
 

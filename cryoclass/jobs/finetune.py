@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cryoclass.claims import claim_run
+from cryoclass.claims import begin, claim_run
 from cryoclass.jobs.opening import open_source, particles_path, use_cores
 from cryoclass.progress import TO_LOG, Listener
 from cryoclass.settings import (
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from cryoclass.training.finetune import FineTuned
     from cryoclass.training.loop import Run
     from cryoclass.training.splits import Assignment
+
+
+CARD = "model.json"  # comes last and says that all is there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,29 +105,36 @@ def finetune(request: FinetuneRequest, listener: Listener = TO_LOG) -> FinetuneR
     CryoclassError
         Something that the user can mend; the message says what, and the way out.
     """
-    claim_run(request.outdir, "model.json", resume=request.resume, overwrite=request.overwrite)
+    with claim_run(request.outdir, CARD, resume=request.resume, overwrite=request.overwrite):
+        return _finetune(request, listener)
+
+
+def _finetune(request: FinetuneRequest, listener: Listener) -> FinetuneResult:
+    from cryoclass.files import together
     from cryoclass.labels import read_labelled
     from cryoclass.training.finetune import choose_recipe, train
     from cryoclass.training.loop import LabelledBoxes
-    from cryoclass.training.splits import assign_parts
 
     workers = use_cores(request.num_workers)
     run = _run(request, workers, listener)
     recipe = choose_recipe(request.start, request.training)
     labelled = read_labelled(request.particles or [str(particles_path(None))], request.label_column)
-    assignment = assign_parts(
-        labelled.labels, labelled.tomograms, request.split, request.training.seed, labelled.classes
-    )
     boxes = _open(labelled, request, workers, listener)
+    assignment = _share_out(labelled, boxes, request, listener)
     _warn_of_domain(boxes, recipe, request.start, listener)
     listener.tell(_plan(labelled, assignment))
     examples = LabelledBoxes(
         source=boxes.source, labels=labelled.labels, parts=assignment.parts, classes=labelled.classes
     )
+    if not request.resume:  # what a checkpoint says of a finished run is known in there
+        begin(request.outdir, CARD)
+    # What they are, and not where they lie: a disk may be moved, and a folder be named from elsewhere.
+    run = replace(run, facts={**request.cutting.to_dict(), "voxels": boxes.fingerprint[:12]})
     tuned = train(examples, boxes.sample.contrast, recipe, request.start, run)
     tuned = _with_origin(tuned, labelled, assignment)
     page = request.outdir / "report.html"
-    _write(request.outdir, page, tuned, labelled, boxes)
+    with together(request.outdir / CARD):
+        _write(request.outdir, page, tuned, labelled, boxes)
     return FinetuneResult(model=request.outdir, tuned=tuned, table=labelled.tables[0].path, page=page)
 
 
@@ -140,11 +150,6 @@ def _run(request: FinetuneRequest, workers: int, listener: Listener) -> "Run":
         workers=workers,
         track=listener.track,
         on_record=listener.tell,
-        facts={
-            "files": request.particles,
-            **request.boxes.to_dict(),
-            **request.cutting.to_dict(),
-        },
     )
 
 
@@ -155,6 +160,20 @@ def _open(labelled: "Labelled", request: FinetuneRequest, workers: int, listener
         open_source(table, request.boxes, request.cutting, request.box, listener) for table in labelled.tables
     ]
     return Boxes(source=JoinedSource(sources) if len(sources) > 1 else sources[0], workers=workers)
+
+
+def _share_out(
+    labelled: "Labelled", boxes: "Boxes", request: FinetuneRequest, listener: Listener
+) -> "Assignment":
+    """Decide which rows take which part; those of one particle take the same, and must have the same class."""
+    from cryoclass.checks.findings import enforce
+    from cryoclass.checks.identity import check_identity, same_particles
+    from cryoclass.training.splits import assign_parts
+
+    labels, classes = labelled.labels, labelled.classes
+    same = same_particles(labelled.tables, boxes.source)
+    enforce(check_identity(labelled.tables, same, labels, classes), listener)
+    return assign_parts(labels, labelled.tomograms, request.split, request.training.seed, classes, same)
 
 
 def _warn_of_domain(boxes: "Boxes", recipe: "Recipe", start: Start, listener: Listener) -> None:
@@ -198,7 +217,7 @@ def _held_out_columns(tuned: "FineTuned") -> dict[str, list[str]]:
 
 
 def _write(outdir: Path, page: Path, tuned: "FineTuned", labelled: "Labelled", boxes: "Boxes") -> None:
-    """Write everything; the model folder's card comes last and says that the run is finished."""
+    """Write everything."""
     from cryoclass.classifier import save_model
     from cryoclass.jobs.pages import write_training_page
     from cryoclass.results import write_held_out, write_history, write_metrics

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cryoclass.claims import claim
+from cryoclass.claims import begin, claim
 from cryoclass.errors import UsageError
 from cryoclass.jobs.opening import (
     compute_outputs,
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from cryoclass.particles import Particles
     from cryoclass.results import Decisions
     from cryoclass.sources import Boxes
+
+
+TABLE = "particles.star"  # comes last and says that all is there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,12 +109,17 @@ def predict(request: PredictRequest, listener: Listener = TO_LOG) -> PredictResu
     CryoclassError
         Something that the user can mend; the message says what, and the way out.
     """
-    claim(request.outdir, "particles.star", overwrite=request.overwrite)
+    with claim(request.outdir, TABLE, overwrite=request.overwrite):
+        return _predict(request, listener)
+
+
+def _predict(request: PredictRequest, listener: Listener) -> PredictResult:
     _check_one(request.choice)
     path = particles_path(request.particles)
     from cryoclass.checks.boxes import flips
     from cryoclass.checks.findings import enforce
     from cryoclass.checks.fit import check_contrast
+    from cryoclass.files import together
     from cryoclass.inference.pipeline import Flow
     from cryoclass.outputs import FOLDER
     from cryoclass.particles import read_particles
@@ -128,6 +136,7 @@ def predict(request: PredictRequest, listener: Listener = TO_LOG) -> PredictResu
     enforce(check_contrast(boxes.sample, engine.card, invert, flipped=flips(source)), listener)
     facts = facts_of(engine, boxes, {"precision": request.precision})
     flow = Flow(batch_size=request.batch_size, workers=workers, track=listener.track)
+    begin(request.outdir, TABLE)
     outputs, origin = compute_outputs(engine, boxes.source, facts, request.outdir / FOLDER, flow, listener)
     said = _Said(
         table=table,
@@ -136,7 +145,8 @@ def predict(request: PredictRequest, listener: Listener = TO_LOG) -> PredictResu
         decisions=decide(outputs, request.min_probability),
         labels=labels,
     )
-    return _write(request, said, boxes, origin)
+    with together(request.outdir / TABLE):
+        return _write(request, said, boxes, origin)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +192,7 @@ def _known_labels(
 
 
 def _write(request: PredictRequest, said: _Said, boxes: "Boxes", origin: "Origin") -> PredictResult:
-    """Write everything; the user's table comes last and says that all is there."""
+    """Write everything."""
     from cryoclass.jobs.pages import write_prediction_page
     from cryoclass.results import (
         left_out,
@@ -195,7 +205,7 @@ def _write(request: PredictRequest, said: _Said, boxes: "Boxes", origin: "Origin
     from cryoclass.tasks import CLASSIFY
 
     outdir, table, classes = request.outdir, said.table, said.card.classes
-    star, page = outdir / "particles.star", outdir / "report.html"
+    star, page = outdir / TABLE, outdir / "report.html"
     result = table.with_columns(CLASSIFY.columns(said.decisions, classes))
     remove_earlier(outdir)
     write_skipped(outdir / "skipped.csv", table, left_out(table, said.outputs))

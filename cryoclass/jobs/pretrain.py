@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cryoclass.claims import claim_run
+from cryoclass.claims import begin, claim_run
 from cryoclass.errors import UsageError
 from cryoclass.jobs.opening import open_source, use_cores
 from cryoclass.progress import TO_LOG, Listener
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from cryoclass.pretraining.loop import Period, Pretrained, PretrainingRun
     from cryoclass.settings import Preparation
     from cryoclass.training.boxes import KeptBoxes
+
+
+CARD = "backbone.json"  # comes last and says that all is there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +95,14 @@ def pretrain(
     CryoclassError
         Something that the user can mend; the message says what, and the way out.
     """
-    claim_run(request.outdir, "backbone.json", resume=request.resume, overwrite=request.overwrite)
+    with claim_run(request.outdir, CARD, resume=request.resume, overwrite=request.overwrite):
+        return _pretrain(request, listener, command)
+
+
+def _pretrain(request: PretrainRequest, listener: Listener, command: Sequence[str]) -> PretrainResult:
     _check_own(request)
     from cryoclass.card import BACKBONE_FOLDER, write_folder
+    from cryoclass.files import together
     from cryoclass.pretraining.card import HISTORY, make_card
     from cryoclass.pretraining.loop import teach_shape
     from cryoclass.results import write_history
@@ -103,6 +111,8 @@ def pretrain(
     own = _read_own(request, workers, listener)
     backbone, preparation, start = _network(request, listener)
     run = _run(request, own, start, listener)
+    if not request.resume:  # what a checkpoint says of a finished run is known in there
+        begin(request.outdir, CARD)
     result = teach_shape(backbone, preparation, request.pretraining, request.invention, run)
     name, outdir = request.learner.backbone, request.outdir
     facts = {
@@ -112,9 +122,10 @@ def pretrain(
         "device": str(run.device),
         "own_particles": len(own.rows) if own else 0,
     }
-    write_history(outdir / HISTORY, result.periods)
     card = make_card(backbone, preparation, request.pretraining, request.invention, result, facts)
-    write_folder(outdir, backbone.state_dict(), card, BACKBONE_FOLDER)
+    with together(outdir / CARD):
+        write_history(outdir / HISTORY, result.periods)
+        write_folder(outdir, backbone.state_dict(), card, BACKBONE_FOLDER)
     return PretrainResult(
         weights=outdir / BACKBONE_FOLDER.weights,
         card=outdir / BACKBONE_FOLDER.card,
@@ -144,13 +155,14 @@ def _run(
 ) -> "PretrainingRun":
     import torch
 
+    from cryoclass.files import content, digest
     from cryoclass.machine import choose_device
     from cryoclass.pretraining.card import HISTORY
     from cryoclass.pretraining.loop import PretrainingRun
     from cryoclass.results import write_history
 
     place = choose_device(request.device)
-    name = request.learner.backbone
+    name, weights = request.learner.backbone, request.learner.weights
     listener.note(f"{name}, start: {start}, on {place}, {torch.get_num_threads()} threads")
 
     def tell(periods: "Sequence[Period]") -> None:
@@ -162,7 +174,12 @@ def _run(
         folder=request.outdir,
         resume=request.resume,
         own=own,
-        facts={"backbone": name, "start": start, "particles": str(request.particles)},
+        facts={
+            "backbone": name,
+            # What they are, and not where they lie: a disk may be moved, and a folder be named from elsewhere.
+            "start": content(weights)[:12] if weights else start,
+            "particles": digest(own.source.fingerprint())[:12] if own else "none",
+        },
         track=listener.track,
         on_period=tell,
     )

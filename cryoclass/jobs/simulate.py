@@ -4,12 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cryoclass.claims import claim
+from cryoclass.claims import begin, claim
 from cryoclass.progress import TO_LOG, Listener
 from cryoclass.settings import Request, Simulation, outdir_setting, setting
 
 if TYPE_CHECKING:
     from cryoclass.simulation.writer import Simulated
+
+
+TRUTH = "truth.star"  # comes last and says that all is there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +39,11 @@ def simulate(request: SimulateRequest, listener: Listener = TO_LOG) -> "Simulate
     CryoclassError
         Something that the user can mend; the message says what, and the way out.
     """
-    claim(request.outdir, "truth.star", overwrite=request.overwrite)
+    with claim(request.outdir, TRUTH, overwrite=request.overwrite):
+        return _simulate(request, listener)
+
+
+def _simulate(request: SimulateRequest, listener: Listener) -> "Simulated":
     from cryoclass.simulation.maps import read_maps
     from cryoclass.simulation.phantoms import phantom_densities
     from cryoclass.simulation.writer import write_particles, write_tomograms
@@ -47,5 +54,6 @@ def simulate(request: SimulateRequest, listener: Listener = TO_LOG) -> "Simulate
         if request.maps
         else phantom_densities(settings)
     )
+    begin(request.outdir, TRUTH)
     write = write_particles if request.particles else write_tomograms
     return write(request.outdir, shapes, settings, listener.track)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryoclass.errors import UsageError
+from cryoclass.files import together
 from cryoclass.progress import Track, silent
 from cryoclass.settings import Simulation
 from cryoclass.simulation.phantoms import first_names
@@ -218,9 +219,10 @@ def _tomogram_key(name: str, settings: Simulation) -> str:
 def _write_stars(star: Path, rows: _Rows, settings: Simulation, volumes: list[Path]) -> Simulated:
     labels = shown_labels(rows.species, settings)
     version = RELION31_VERSION if settings.dialect == "relion31" else None
-    write_tables(star, _tables(rows, labels, settings), version)
     truth = star.with_name("truth.star")
-    write_tables(truth, {"": _truth_columns(rows, settings)})
+    with together(truth):
+        write_tables(star, _tables(rows, labels, settings), version)
+        write_tables(truth, {"": _truth_columns(rows, settings)})
     return Simulated(
         star=star,
         truth=truth,

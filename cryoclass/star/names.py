@@ -146,19 +146,155 @@ def nearest(name: str, files: Iterable[Path]) -> str:
     return by_stem[near[0]] if near else ""
 
 
+def names_meant(tables: Iterable[Iterable[str]]) -> dict[str, str]:
+    """Return, for tomogram names in several tables, what each means: equal for spellings of one tomogram.
+
+    Names of one table mean different tomograms; so names are shortened only as far as they stay different there.
+    """
+    lists = [list(dict.fromkeys(names)) for names in tables]
+    for key in (_without_prefix, stem, extension_free, _base):
+        if all(len(set(map(key, names))) == len(names) for names in lists):
+            return {name: key(name) for names in lists for name in names}
+    return {name: name for names in lists for name in names}
+
+
+# ------------------------------------------------------------------------------------- paths in tables
+
+_INDEX = re.compile(r"\d+@")
+
+
+def split_index(name: str) -> tuple[str, str]:
+    """Split the name of an image into its number in a stack with ``@``, as written or empty, and the path.
+
+    Only digits at the very start are a number: folders may be called ``user@lab``.
+    """
+    index = _INDEX.match(name)
+    return (index[0], name[index.end() :]) if index else ("", name)
+
+
+class Finder:
+    """Finds the files that a table names: from the current folder, the table's folder and its parents.
+
+    Where the table or its folder is a symbolic link, the place it leads to counts after that. Which of these hold the
+    folder of a name is looked up once per folder, so that a million names cost a look each.
+
+    Parameters
+    ----------
+    star
+        The table.
+    """
+
+    def __init__(self, star: Path) -> None:
+        self._star = star
+        self._folders: dict[str, list[str]] = {}
+
+    def find(self, name: str) -> Path | None:
+        """Return where a named file lies; ``None`` where it does not exist."""
+        head, base = os.path.split(name.replace("\\", "/"))
+        if head not in self._folders:
+            above = ["", *_above(self._star), *_above(_real(self._star))]
+            self._folders[head] = [place for form in _spellings(head) for place in _there(form, above)]
+        folders, bases = self._folders[head], _spellings(base)
+        paths = (os.path.join(folder, form) for folder in folders for form in bases)  # noqa: PTH118 - a million times
+        # os.path, since Path.is_file raises where a name is too long or a folder may not be entered
+        return next((Path(path) for path in paths if os.path.isfile(path)), None)  # noqa: PTH113
+
+
 def resolve(path: str, star: Path) -> Path | None:
-    """Find a file that a STAR file names: from the current folder, the STAR's folder, and its parents."""
-    relative = Path(path.replace("\\", "/"))
-    folders = (Path(), star.parent, *star.absolute().parent.parents)  # an absolute path stays what it is
-    spellings = dict.fromkeys(
-        (str(relative), *(unicodedata.normalize(form, str(relative)) for form in ("NFC", "NFD")))
-    )
-    places = (folder / spelling for folder in folders for spelling in spellings)
-    # os.path, since Path.is_file raises where a name is too long or a folder may not be entered
-    return next((place for place in places if os.path.isfile(place)), None)  # noqa: PTH113
+    """Find one file that a STAR file names; see :class:`Finder`."""
+    return Finder(star).find(path)
 
 
 def project_path(path: Path) -> Path:
     """Return a path as RELION wants it: from the project folder, which is the current one, where it lies there."""
-    absolute, here = path.absolute(), Path.cwd()
+    absolute, here = _without_dots(path), Path.cwd()
     return absolute.relative_to(here) if absolute.is_relative_to(here) else absolute
+
+
+def spelled(file: Path, table: Path) -> str:
+    """Return how a table is to name a file: so that it is found from the table's place and from the project folder.
+
+    Both have to do: RELION looks from the project folder alone, and others open the table from elsewhere.
+    """
+    short = project_path(file).as_posix()
+    return short if _leads(short, file, table) else _without_dots(file).as_posix()
+
+
+def respelled(names: Iterable[str], origin: Path, table: Path) -> dict[str, str]:
+    """Return how a new table is to name the files that another one names.
+
+    A name that does already, and one that leads nowhere, stays as it is, byte for byte.
+
+    Parameters
+    ----------
+    names
+        Images (also ``n@stack``) or other files, as in the other table.
+    origin, table
+        Where the names were read, and where they will be written.
+    """
+    finder = Finder(origin)
+    folders: dict[tuple[str, Path], str] = {}
+    words: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        index, path = split_index(name)
+        found = finder.find(path)
+        words[name] = name
+        if found is None:
+            continue
+        head = path[: -len(found.name)]
+        if (head, found.parent) not in folders:
+            word = path if _leads(path, found, table) else spelled(found, table)
+            folders[head, found.parent] = word[: -len(found.name)]
+        words[name] = f"{index}{folders[head, found.parent]}{found.name}"
+    return words
+
+
+def _leads(name: str, file: Path, table: Path) -> bool:
+    """Whether a name leads to a file from the project folder, and from the table's place, wherever one stands."""
+    searches = ([""], _above(table), _above(_real(table)))
+    return all(_first(name, folders, file) for folders in searches)
+
+
+def _first(name: str, folders: Iterable[str], file: Path) -> bool:
+    """Whether a file, which need not be written yet, is what a search of that name meets first."""
+    for folder in folders:
+        path = Path(folder, name)
+        beside = _same(path.parent, file.parent)
+        if beside or path.is_file():
+            return beside or _same(path, file)
+    return False
+
+
+def _same(path: Path, other: Path) -> bool:
+    return _real(path) == _real(other)
+
+
+def _above(star: Path) -> list[str]:
+    """Return the folder of a file and its parents."""
+    return [str(folder) for folder in (star.parent, *star.absolute().parent.parents)]
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))
+
+
+def _there(head: str, folders: Iterable[str]) -> list[str]:
+    """Return the places of a folder of names that exist; an absolute one has one place."""
+    if os.path.isabs(head):  # noqa: PTH117
+        folders = [""]
+    places = dict.fromkeys(os.path.join(folder, head) for folder in folders)  # noqa: PTH118
+    return [place for place in places if not place or os.path.isdir(place)]  # noqa: PTH112
+
+
+def _spellings(name: str) -> Iterable[str]:
+    """Return a name as it is, and with its umlauts in one piece and taken apart, as macOS writes them."""
+    if name.isascii():
+        return (name,)
+    return dict.fromkeys((name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))))
+
+
+def _without_dots(path: Path) -> Path:
+    """Return an absolute path without ``..``; what stands before one is looked up, since it may be a symbolic link."""
+    parts = path.absolute().parts
+    behind = max((place + 1 for place, part in enumerate(parts) if part == ".."), default=0)
+    return Path(os.path.realpath(Path(*parts[:behind])), *parts[behind:]) if behind else Path(*parts)

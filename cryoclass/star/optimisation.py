@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cryoclass.errors import StarError
 from cryoclass.star.document import StarFile
-from cryoclass.star.names import project_path, resolve
+from cryoclass.star.names import resolve, respelled, spelled
 
 PARTICLES, TOMOGRAMS = "rlnTomoParticlesFile", "rlnTomoTomogramsFile"
 FILES = (PARTICLES, TOMOGRAMS, "rlnTomoTrajectoriesFile", "rlnTomoManifoldsFile")
@@ -26,17 +26,17 @@ class OptimisationSet:
     def write_for(self, particles: Path) -> Path:
         """Write, beside a new particle file, an optimisation set that names it, and return its path.
 
-        The other entries stay as they were; one that only the place of the original could resolve becomes a path from
-        the project folder.
+        The other entries stay as they were, where they are found from the new place too.
         """
+        path = particles.with_name(NAME if particles.stem == "particles" else f"{particles.stem}_{NAME}")
         star = self.text
         for label in FILES:
             value = _item(star, label)
-            found = resolve(value, star.path) if value else None
-            wanted = project_path(particles) if label == PARTICLES else found
-            if wanted is not None and wanted != Path(value):
-                star = _with_entry(star, label, project_path(wanted).as_posix())
-        path = particles.with_name(NAME if particles.stem == "particles" else f"{particles.stem}_{NAME}")
+            wanted = (
+                spelled(particles, path) if label == PARTICLES else respelled([value], star.path, path)[value]
+            )
+            if wanted != value:
+                star = _with_entry(star, label, wanted)
         star.write(path)
         return path
 

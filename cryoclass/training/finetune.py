@@ -13,6 +13,7 @@ from cryoclass.backbones.resnet3d import detach_shortcuts
 from cryoclass.card import ModelCard, WeightFacts, current_versions
 from cryoclass.classifier import Classifier, load_card, start_classifier
 from cryoclass.errors import UsageError
+from cryoclass.files import content
 from cryoclass.metrics import Metrics
 from cryoclass.settings import Recipe, Start, Training
 from cryoclass.tasks import CLASSIFY
@@ -94,7 +95,7 @@ def train(examples: LabelledBoxes, contrast: Contrast, recipe: Recipe, start: St
     prepared = spec(start.backbone).prepare(recipe.preparation, examples.source.box)
     recipe = recipe.replace(preparation=prepared)
     classifier = _network(examples, recipe, start, run)
-    run = replace(run, facts={**run.facts, **start.to_dict()})
+    run = replace(run, facts={**run.facts, **_content_of(start)})
     fitting = fit_frozen if recipe.freeze else fit
     history = fitting(classifier, examples, recipe, run)
     metrics = _score(history, examples)
@@ -122,6 +123,16 @@ def train(examples: LabelledBoxes, contrast: Contrast, recipe: Recipe, start: St
         metrics=metrics,
         recipe=recipe,
     )
+
+
+def _content_of(start: Start) -> dict[str, Any]:
+    """Return what the network starts from, with hashes of the weights in place of where they lie."""
+    init, weights = _init(start), start.weights
+    return {
+        **start.to_dict(),
+        "init": load_card(init).weights_sha256[:12] if isinstance(init, Path) else init,
+        "weights": content(weights)[:12] if weights else None,
+    }
 
 
 def _network(examples: LabelledBoxes, recipe: Recipe, start: Start, run: Run) -> Classifier:

@@ -65,8 +65,9 @@ def assign_parts(
     settings: Split,
     seed: int,
     classes: Sequence[str] = (),
+    same: Integers | None = None,
 ) -> Assignment:
-    """Share labelled particles out between training, validation and test.
+    """Share labelled particles out between training, validation and test; rows of one particle stay together.
 
     Parameters
     ----------
@@ -80,6 +81,8 @@ def assign_parts(
         The same seed gives the same parts.
     classes
         Names for messages; the class numbers where left out.
+    same
+        The particle that each row shows, as a number (n,); each row another one where left out.
 
     Raises
     ------
@@ -87,7 +90,10 @@ def assign_parts(
         No row has a label, all have the same one, a class is too small to be in every part, or whole tomograms
         were asked for and cannot be shared out.
     """
-    rows = np.flatnonzero(labels >= 0)
+    labelled_rows = np.flatnonzero(labels >= 0)
+    particles = np.arange(len(labels)) if same is None else same
+    _, first, particle = np.unique(particles[labelled_rows], return_index=True, return_inverse=True)
+    rows = labelled_rows[first]  # each particle is shared out once
     present, codes = np.unique(labels[rows], return_inverse=True)
     labelled = _Labelled(
         codes=codes,
@@ -98,7 +104,7 @@ def assign_parts(
     _check_classes(labelled)
     mode, chosen, reason = _choose(labelled, settings.split, np.random.default_rng(seed))
     parts = np.full(len(labels), "", dtype="<U5")
-    parts[rows] = np.asarray(PARTS)[chosen]
+    parts[labelled_rows] = np.asarray(PARTS)[chosen][particle]
     return Assignment(parts=parts, mode=mode, reason=reason)
 
 
