@@ -9,6 +9,7 @@ import typer
 
 from cryoclass.claims import claim
 from cryoclass.cli import console
+from cryoclass.cli.following import YOURS
 from cryoclass.errors import CryoclassError
 
 SPECIES = 6
@@ -42,9 +43,10 @@ def demo(
 
     for step in STEPS:
         argv = [word.format(out=outdir) for word in step.split()]
-        console.say(f"\n$ cryoclass {' '.join(argv)}")
+        command = console.for_shell(["cryoclass", *argv])
+        console.say(f"\n$ {command}")
         if main(argv):
-            raise CryoclassError(f"the demo stopped in: cryoclass {' '.join(argv)}")
+            raise CryoclassError(f"the demo stopped in: {command}")
     _say_result(outdir)
 
 
@@ -81,12 +83,13 @@ def _say_result(outdir: Path) -> None:
             ("open", outdir / "Embed" / "embedding.html"),
         ],
     )
-    console.next_command(
-        "cryoclass extract YOUR.star --tomograms YOUR/TOMOGRAMS --box 32 --angpix 10 -o Extract",
-        "cryoclass embed Extract/particles.star --clusters 6",
-        "cryoclass finetune Extract/particles.star -o Finetune",
-        "cryoclass predict Extract/particles.star --model Finetune -o Predict",
-    )
+    for command in (
+        f"extract {YOURS} --tomograms YOUR/TOMOGRAMS --box 32 --angpix 10 -o Extract",
+        "embed Extract/particles.star --clusters 6",
+        "finetune Extract/particles.star -o Finetune",
+        "predict Extract/particles.star --model Finetune -o Predict",
+    ):
+        console.next_command(["cryoclass", *command.split()])
     if not same:
         raise CryoclassError("torch and ONNX disagree on a class.", "Please report this.")
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from cryoclass import jobs
 from cryoclass.cli import console
+from cryoclass.cli.following import same_boxes
 from cryoclass.cli.options import with_request
 from cryoclass.jobs.finetune import FinetuneRequest, FinetuneResult, Plan
 
@@ -20,7 +21,19 @@ def finetune(request: FinetuneRequest) -> None:
 
     Example: cryoclass finetune particles.star --backbone r3d34-k400
     """
-    _say_result(jobs.finetune(request, console.Heard(_say_progress)))
+    result = jobs.finetune(request, console.Heard(_say_progress))
+    _say_result(result)
+    console.next_command(
+        (
+            "cryoclass",
+            "predict",
+            result.table,
+            "--model",
+            result.model,
+            *same_boxes(request.boxes, request.cutting),
+        ),
+        ("cryoclass", "export", result.model, "-o", "model.onnx"),
+    )
 
 
 def _say_progress(event: "Plan | Record") -> None:
@@ -69,9 +82,6 @@ def _say_result(result: FinetuneResult) -> None:
         f"by class ({part})",
         ["class", "particles", "precision", "recall"],
         [[c.name, c.support, f"{c.precision:.3f}", f"{c.recall:.3f}"] for c in scores.classes],
-    )
-    console.next_command(
-        f"cryoclass predict {result.table} --model {model}", f"cryoclass export {model} -o model.onnx"
     )
 
 

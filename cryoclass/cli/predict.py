@@ -19,9 +19,7 @@ def predict(request: PredictRequest) -> None:
     result = jobs.predict(request, console.Heard())
     _say_result(result)
     _say_scores(result)
-    console.next_command(
-        f"relion_star_handler --i {result.table} --o class1.star --select rlnClassNumber --minval 1 --maxval 1"
-    )
+    _say_next(result)
 
 
 def _say_result(result: PredictResult) -> None:
@@ -46,6 +44,16 @@ def _say_result(result: PredictResult) -> None:
             ("look at", result.page),
         ],
     )
+
+
+def _say_next(result: PredictResult) -> None:
+    """Let RELION select the largest class: of one without particles it would write nothing that can be read."""
+    sizes = [int((result.decisions.classes == number).sum()) for number in range(len(result.classes))]
+    number = sizes.index(max(sizes)) + 1
+    if max(sizes):
+        chosen = ("--select", "rlnClassNumber", "--minval", number, "--maxval", number)
+        handler = ("relion_star_handler", "--i", result.table, "--o", f"class{number}.star")
+        console.next_command((*handler, *chosen))
 
 
 def _say_scores(result: PredictResult) -> None:

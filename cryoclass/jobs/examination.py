@@ -23,7 +23,7 @@ from cryoclass.errors import CryoclassError, ParticleError, UsageError
 from cryoclass.images import FileSource
 from cryoclass.inference import engines
 from cryoclass.jobs import effort
-from cryoclass.jobs.doctor import DoctorRequest, Step
+from cryoclass.jobs.doctor import ASSUMED_BOX, DoctorRequest, Step
 from cryoclass.jobs.opening import needed_box
 from cryoclass.labels import from_column
 from cryoclass.machine import available_memory, choose_device, cores, memory
@@ -33,7 +33,6 @@ from cryoclass.sources import InvertedSource, RescaledSource, Sample, Source, ta
 from cryoclass.tomograms import look_up
 from cryoclass.training.splits import assign_parts
 
-ASSUMED_BOX = 32
 DIAMETER = 1 / 3  # of the box
 SECONDS = 10.0  # of reading a sample; one of compressed tomograms may take long
 
