@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from cryoclass.settings import BoxOrigin, Cutting
 
 LIST = "backbones list"
 MISSING = "extract no.star --box 16"
-TINY = "--particles --species 2 --per-species 3 --box 16 --seed 1"
+TINY = "--particles --species 2 --per-species 3 --box 16 --angpix 20 --seed 1"
 
 
 class Terminal(io.StringIO):
@@ -34,17 +35,25 @@ class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
 
+    @property
+    def lines(self) -> list[str]:
+        """What a reader sees, without colours and moves of the cursor."""
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.getvalue()).splitlines()
+
 
 @pytest.fixture
 def terminal(monkeypatch):
-    """Return what a terminal of 40 columns gets, which shows no colours."""
-    shown = Terminal()
-    monkeypatch.setattr(sys, "stdout", shown)
-    monkeypatch.setattr(sys, "stderr", shown)
-    monkeypatch.setenv("COLUMNS", "40")
-    monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setenv("TERM", "xterm")
-    return shown
+    """Return a function that puts a terminal of 40 columns in the place of the streams, from within a test."""
+
+    def open_one(encoding: str = "utf-8", term: str = "xterm") -> Terminal:
+        shown = Terminal(encoding)
+        monkeypatch.setattr(sys, "stdout", shown)
+        monkeypatch.setattr(sys, "stderr", shown)
+        monkeypatch.setenv("COLUMNS", "40")
+        monkeypatch.setenv("TERM", term)
+        return shown
+
+    return open_one
 
 
 def bash(line: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -91,22 +100,18 @@ def test_a_printed_command_is_the_command(name, capsys, tmp_path):
     ]
 
 
-def test_a_command_that_the_terminal_cannot_show_is_printed_as_bytes(monkeypatch, tmp_path):
-    shown = Terminal("latin-1")
-    monkeypatch.setattr(sys, "stdout", shown)
+def test_a_command_that_the_terminal_cannot_show_is_printed_as_bytes(terminal, tmp_path):
+    shown = terminal("latin-1")
     console.next_command(("printf", "%s", "Ω日本/é.star"))
-    line = shown.getvalue()
-    assert line.isascii()
-    assert (
-        bash(line.split("next: ")[-1].split("\x1b[1m")[-1].split("\x1b[0m")[0], tmp_path).stdout
-        == "Ω日本/é.star"
-    )
+    assert shown.getvalue().isascii()
+    assert bash(shown.lines[0].removeprefix("next: "), tmp_path).stdout == "Ω日本/é.star"
 
 
 @pytest.mark.parametrize(
     "name", ["run:100:a", "[red]", "[/]", "[link=x]y[/link]", ":smile:", "\\[bold]", "a" * 300]
 )
 def test_names_are_printed_as_they_are(name, terminal):
+    shown = terminal()
     console.say(name)
     console.note(name)
     console.warn(name)
@@ -114,23 +119,23 @@ def test_names_are_printed_as_they_are(name, terminal):
     console.rows(name, [(name, name)])
     console.columns(name, [name, name], [[name, name]])
     console.next_command([name])
-    lines = terminal.getvalue().splitlines()
+    lines = shown.lines
     assert len(lines) == 5 + 2 + 3 + 1, "a line is folded"
     assert all(name in line for line in lines), "a line is cut, or was taken for markup"
 
 
 def test_the_doctor_and_progress_take_nothing_for_markup_either(terminal):
+    shown = terminal()
     console.verdict("ok", "table", "run:100:a [red]", "Use [red].")
-    assert "run:100:a [red]. Use [red]." in " ".join(
-        line.strip() for line in terminal.getvalue().splitlines()
-    )
+    assert "run:100:a [red]. Use [red]." in " ".join(line.strip() for line in shown.lines)
     list(console.track(range(3), "[red] :100:"))
-    assert "[red] :100:" in terminal.getvalue()
+    assert "[red] :100:" in "".join(shown.lines)
 
 
 def test_a_name_cannot_order_the_terminal_about(terminal):
+    shown = terminal()
     console.warn("class \x1b[2Jgone\x07 and \r over")
-    assert "class \\x1b[2Jgone\\x07 and \\r over" in terminal.getvalue()
+    assert "class \\x1b[2Jgone\\x07 and \\r over" in shown.lines[0]
 
 
 def test_columns_of_wide_letters_stay_in_line(capsys):
@@ -141,10 +146,10 @@ def test_columns_of_wide_letters_stay_in_line(capsys):
 
 
 def test_a_dumb_terminal_gets_lines_and_no_bar(terminal, monkeypatch):
-    monkeypatch.setenv("TERM", "dumb")
+    shown = terminal(term="dumb")
     monkeypatch.setattr(console, "PLAIN_SECONDS", -1.0)
     list(console.track(range(2), "reading", 2))
-    first, second = terminal.getvalue().splitlines()
+    first, second = shown.lines
     assert first.startswith("reading: 1 of 2")
     assert second.startswith("reading: 2 of 2")
 
@@ -234,7 +239,9 @@ def test_names_that_cannot_be_encoded_end_no_run(environment, tmp_path):
     ids=["teachable", "no label", "too few", "one class"],
 )
 def test_finetune_comes_next_only_where_it_works(cryoclass, tmp_path, options, expected):
-    ran = cryoclass("simulate", "-o", tmp_path / "my S", "--particles", "--box", "16", *options.split())
+    ran = cryoclass(
+        "simulate", "-o", tmp_path / "my S", "--particles", "--box", "16", "--angpix", "20", *options.split()
+    )
     following = [
         shlex.split(line.removeprefix("next: ")) for line in ran.out.splitlines() if line.startswith("next: ")
     ]
