@@ -32,7 +32,7 @@ _watch: ContextVar[Callable[[], None] | None] = ContextVar("watch", default=None
 def _console(*, stderr: bool) -> Console:
     """Make a console anew each time, so that redirected streams are obeyed."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    return Console(file=stream, soft_wrap=True)
 
 
 def _print(*parts: tuple[str, str], stderr: bool = False) -> None:
