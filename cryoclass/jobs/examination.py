@@ -9,6 +9,7 @@ from cryoclass.backbones.registry import build_backbone, facts_of_weights, spec
 from cryoclass.card import ModelCard
 from cryoclass.checks import disk, machine, neighbours
 from cryoclass.checks.boxes import check_boxes, check_brightness, flips
+from cryoclass.checks.classes import check_class_names
 from cryoclass.checks.findings import Finding, Sheet, ok, unknown, warning
 from cryoclass.checks.fit import check_contrast, check_domain, check_fit, fits
 from cryoclass.checks.inside import check_inside
@@ -141,6 +142,7 @@ class Examination:
                 self.sheet.run("labels", [ok("labels", words)] if words else [])
                 return
             labelled = from_column(particles, asked)
+            self.sheet.run("labels", check_class_names(labelled.classes))
             try:
                 assign_parts(labelled.labels, labelled.tomograms, Split(), 0, labelled.classes)
             except ParticleError as problem:

@@ -103,6 +103,8 @@ def finetune(request: FinetuneRequest, listener: Listener = TO_LOG) -> FinetuneR
         Something that the user can mend; the message says what, and the way out.
     """
     claim_run(request.outdir, "model.json", resume=request.resume, overwrite=request.overwrite)
+    from cryoclass.checks.classes import check_class_names
+    from cryoclass.checks.findings import enforce
     from cryoclass.labels import read_labelled
     from cryoclass.training.finetune import choose_recipe, train
     from cryoclass.training.loop import LabelledBoxes
@@ -112,6 +114,7 @@ def finetune(request: FinetuneRequest, listener: Listener = TO_LOG) -> FinetuneR
     run = _run(request, workers, listener)
     recipe = choose_recipe(request.start, request.training)
     labelled = read_labelled(request.particles or [str(particles_path(None))], request.label_column)
+    enforce(check_class_names(labelled.classes), listener)
     assignment = assign_parts(
         labelled.labels, labelled.tomograms, request.split, request.training.seed, labelled.classes
     )
