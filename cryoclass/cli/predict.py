@@ -4,6 +4,7 @@ from cryoclass import jobs
 from cryoclass.cli import console
 from cryoclass.cli.options import with_request
 from cryoclass.jobs.predict import PredictRequest, PredictResult
+from cryoclass.metrics import LABELS_MAY_BE_KNOWN
 
 
 @with_request
@@ -61,11 +62,8 @@ def _say_scores(result: PredictResult) -> None:
     if scores is None:
         return
     console.rows(
-        "against the labels in the file (the model may have learnt from some of them)",
-        [
-            ("labelled", scores.count),
-            ("accuracy", f"{scores.accuracy:.4f}"),
-            ("balanced accuracy", f"{scores.balanced_accuracy:.4f}"),
-            ("macro AUC", "-" if scores.auc is None else f"{scores.auc:.4f}"),
-        ],
+        "against the labels in the file",
+        [("labelled", scores.count), *scores.in_words.items(), ("mind", LABELS_MAY_BE_KNOWN)],
     )
+    for caveat in scores.caveats:
+        console.warn(caveat)

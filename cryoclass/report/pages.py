@@ -7,7 +7,6 @@ thinned, long tables are cut with a note, and a large map is sampled.
 import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +78,8 @@ def training_page(path: Path, content: TrainContent) -> None:
         path,
         "training",
         title="Fine-tuning",
-        headline=content.headline,
         measured_on=content.measured_on,
-        measured=_measured(content.scored.known()),
+        measured=_measured(content.scored.known(), content.remarks),
         curves=to_svg(figures.training_curves(content.curves), "curves"),
         kind=content.curves.kind,
         mistakes=_tiles(mistakes, images.side_for(len(mistakes))),
@@ -105,8 +103,7 @@ def prediction_page(path: Path, content: PredictContent) -> None:
         counts=_counts_figure(content),
         histograms=_histograms(content),
         galleries=_galleries(content.galleries[:_CLASSES]),
-        headline=content.headline,
-        measured=_measured(content.scored.known()),
+        measured=_measured(content.scored.known(), content.remarks),
         skipped=_most_frequent(content.skipped),
         settings=_rows(content.settings),
         versions=_rows(content.versions),
@@ -152,7 +149,7 @@ _READING = {
 _COMMANDS = {"training": "finetune", "prediction": "predict", "embedding": "embed"}
 
 
-def _measured(scored: Scored) -> dict[str, Any] | None:
+def _measured(scored: Scored, remarks: Sequence[str]) -> dict[str, Any] | None:
     """Make the figures and the table of scores; None where there is nothing to measure them on."""
     if not len(scored.labels):
         return None
@@ -164,6 +161,8 @@ def _measured(scored: Scored) -> dict[str, Any] | None:
         confusion = to_svg(figures.confusion_matrix(counts, scored.classes), "confusion")
     return {
         "count": len(scored.labels),
+        "scores": metrics.in_words,
+        "caveats": (*metrics.caveats, *remarks),
         "classes": metrics.classes,
         "confusion": confusion,
         "roc": to_svg(figures.roc(curves, scored.classes), "roc"),
@@ -318,11 +317,9 @@ def _environment() -> Environment:
     return environment
 
 
-def _score(value: float | Integral | None) -> str:
-    """Write a score with three digits, a whole number as such, and what could not be measured as a dash."""
-    if isinstance(value, Integral):
-        return _count(int(value))
-    return f"{value:.3f}" if value is not None and math.isfinite(value) else "–"
+def _score(value: float) -> str:
+    """Write a probability with three digits."""
+    return f"{value:.3f}"
 
 
 def _count(value: int) -> str:
