@@ -410,6 +410,16 @@ def test_prediction_page_counts_what_was_assigned(tmp_path):
     assert "most sure" in page.text
 
 
+@pytest.mark.parametrize(("number", "said"), [(40, False), (42, True)])
+def test_prediction_page_says_of_how_many_classes_it_shows_particles(tmp_path, number, said):
+    content = classified(5 * number, number)
+    empty = Gallery(name="without particles")
+    pages.prediction_page(tmp_path / "page.html", replace(content, galleries=[empty, *content.galleries]))
+    page = read(tmp_path / "page.html")
+    assert ("Shown: 40 of 42 classes that have particles." in page.text) is said
+    assert page.html.count("most sure") == 40
+
+
 def test_prediction_page_measures_scores_on_labelled_particles_only(tmp_path):
     content = classified(90)
     labels = np.where(np.arange(90) < 30, content.scored.labels, -1)

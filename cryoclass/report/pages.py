@@ -93,6 +93,7 @@ def training_page(path: Path, content: TrainContent) -> None:
 def prediction_page(path: Path, content: PredictContent) -> None:
     """Write the page of ``predict``: class counts, confidence, examples of each class, scores where labels are known."""
     classes = content.scored.classes
+    filled = [gallery for gallery in content.galleries if gallery.most]
     _render(
         path,
         "prediction",
@@ -102,7 +103,8 @@ def prediction_page(path: Path, content: PredictContent) -> None:
         unassigned=int((content.assigned < 0).sum()),
         counts=_counts_figure(content),
         histograms=_histograms(content),
-        galleries=_galleries(content.galleries[:_CLASSES]),
+        galleries=_galleries(filled[:_CLASSES]),
+        filled=len(filled),
         measured=_measured(content.scored.known(), content.remarks),
         skipped=_most_frequent(content.skipped),
         settings=_rows(content.settings),
@@ -195,7 +197,7 @@ def _histograms(content: PredictContent) -> str | None:
 
 
 def _galleries(galleries: Sequence[Gallery]) -> list[dict[str, Any]]:
-    shown = [(g.name, g.most[:_EXAMPLES], g.least[:_EXAMPLES]) for g in galleries if g.most]
+    shown = [(g.name, g.most[:_EXAMPLES], g.least[:_EXAMPLES]) for g in galleries]
     side = images.side_for(sum(len(most) + len(least) for _, most, least in shown))
     return [
         {"name": name, "most": _tiles(most, side), "least": _tiles(least, side)}
