@@ -5,9 +5,10 @@ particles that it is given; everything else here takes features: embeddings plac
 """
 
 import importlib
+import importlib.util
 import warnings
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -191,7 +192,7 @@ def project(features: Vectors, method: Literal["pca", "tsne", "umap"], seed: int
     Raises
     ------
     UsageError
-        An unknown method, or ``umap`` without umap-learn.
+        An unknown method, or ``umap`` without a umap-learn that works.
     """
     makers = {"pca": _plane, "tsne": _tsne, "umap": _umap}
     if method not in makers:
@@ -225,14 +226,34 @@ def _tsne(features: Vectors, seed: int) -> Vectors:
     return points
 
 
-def _umap(features: Vectors, seed: int) -> Vectors:
-    try:
-        umap = importlib.import_module("umap")
-    except ImportError as error:
+def load_umap() -> Any:
+    """Return the module of umap-learn.
+
+    Raises
+    ------
+    UsageError
+        It is not installed, fails when it is loaded, or is another package of the same name.
+    """
+    if importlib.util.find_spec("umap") is None:
         raise UsageError(
             "--map umap needs the package umap-learn, which is not installed.",
             "Run: pip install umap-learn, or use --map tsne.",
+        )
+    again = "Run: pip install --force-reinstall umap-learn, or use --map tsne."
+    try:
+        umap = importlib.import_module("umap")
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}".rstrip(".")
+        raise UsageError(
+            f"--map umap: umap-learn is installed, but cannot be loaded: {why}.", again
         ) from error
+    if not hasattr(umap, "UMAP"):
+        raise UsageError(f"--map umap: {umap.__file__} is not umap-learn, but has its name.", again)
+    return umap
+
+
+def _umap(features: Vectors, seed: int) -> Vectors:
+    umap = load_umap()
     kept = _principal(features, _COMPONENTS, seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns that a seed means one thread

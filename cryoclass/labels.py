@@ -1,6 +1,7 @@
 """Labelled particles, from a column or from one STAR file per class."""
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,11 +48,11 @@ def read_labelled(arguments: Sequence[str], label_column: str | None) -> Labelle
     Raises
     ------
     UsageError
-        Pairs and plain files are mixed, or there are several plain files.
+        Pairs and plain files are mixed, there are several plain files, or an argument can be read as both.
     StarError, ParticleError
         A file cannot be read, or no particle has a label.
     """
-    pairs = [re.fullmatch(r"([^=/\\]+)=(.+)", argument) for argument in arguments]
+    pairs = [_pair(argument) for argument in arguments]
     if not any(pairs):
         if len(arguments) > 1:
             raise UsageError(
@@ -62,7 +63,35 @@ def read_labelled(arguments: Sequence[str], label_column: str | None) -> Labelle
     unnamed = next((a for a, pair in zip(arguments, pairs, strict=True) if pair is None), None)
     if unnamed is not None:
         raise UsageError(f"{unnamed} has no class name, but others have.", f"Write it as name={unnamed}.")
-    return _from_files([(pair[1], Path(pair[2])) for pair in pairs if pair])
+    return _from_files([pair for pair in pairs if pair])
+
+
+def _pair(argument: str) -> tuple[str, Path] | None:
+    """Return class and file of an argument such as ``ribosome=a.star``; None where it is a plain file.
+
+    A folder or a file may have a ``=`` in its own name: what is there under the whole of it is a file.
+    """
+    found = re.fullmatch(r"([^=/\\]+)=(.+)", argument)
+    if found is None:
+        return None
+    name, path = found[1], Path(found[2])
+    if not Path(argument).is_file():
+        return name, path
+    if path.is_file():
+        raise UsageError(
+            f"{argument} is a file, and so is {path}, which would be class {name}.",
+            f"Write ./{argument} for the file, or {name}=./{path} for the class.",
+        )
+    return None
+
+
+def alike(classes: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the classes that differ only in upper and lower case, in accents written otherwise, or in a blank for ``_``."""
+    groups: dict[str, list[str]] = {}
+    for name in classes:
+        key = unicodedata.normalize("NFKC", "_".join(name.split())).casefold()
+        groups.setdefault(key, []).append(name)
+    return [tuple(names) for names in groups.values() if len(names) > 1]
 
 
 def from_column(particles: Particles, label_column: str | None) -> Labelled:

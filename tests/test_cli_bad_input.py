@@ -172,7 +172,7 @@ STAR_MISTAKES = {
     "a volume": Mistake(
         argv="box_00.mrc",
         make=lambda _: boxes(1),
-        says=["box_00.mrc is not a STAR file: it holds binary data"],
+        says=["box_00.mrc is not a STAR file: it is an MRC volume"],
     ),
     "a job": Mistake(
         argv="job.star",

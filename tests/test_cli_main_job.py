@@ -331,7 +331,7 @@ def test_predict_scores_against_known_labels(cryoclass, trained):
     found = table(Path("P/particles.star"))
     accuracy = (found["cryoclassClassName"] == found["cryoclassLabel"]).mean()
     assert re.search(r"labelled +36\b", ran.out)
-    assert float(re.search(r"\naccuracy +([\d.]+)", ran.out)[1]) == pytest.approx(accuracy, abs=1e-4)
+    assert float(re.search(r"\naccuracy +([\d.]+)", ran.out)[1]) == pytest.approx(accuracy, abs=5e-4)
     scores = json.loads(Path("P/metrics.json").read_text())["labelled"]
     assert (scores["count"], scores["accuracy"]) == (36, pytest.approx(accuracy))
 

@@ -1,10 +1,12 @@
 """The one space of embeddings, and what is done in it: likeness, clusters and maps."""
 
 import importlib.util
+import sys
 
 import numpy as np
 import pytest
 import torch
+from star_files import relion31
 from torch import nn
 
 from cryoclass.embedding import SMALLEST, Space, clusters, fit_space, likeness, project
@@ -217,3 +219,33 @@ def test_umap_that_is_not_installed_says_how_to_install_it():
     with pytest.raises(UsageError, match="umap-learn") as caught:
         project(np.random.default_rng(0).random((10, 4)), "umap", 0)
     assert "pip install umap-learn" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (
+            "import nothing_of_this_name",
+            "cannot be loaded: ModuleNotFoundError: No module named 'nothing_of_this_name'",
+        ),
+        (
+            "raise SystemError('numba needs an older numpy.')",
+            "cannot be loaded: SystemError: numba needs an older numpy.",
+        ),
+        ("raise AttributeError('np.float')", "cannot be loaded: AttributeError: np.float."),
+        ("x = 1", "umap.py is not umap-learn, but has its name."),
+    ],
+    ids=["lacks something", "fails", "too old", "another package"],
+)
+def test_umap_that_is_installed_and_broken_says_so_before_the_work(
+    cryoclass, tmp_path, monkeypatch, code, said
+):
+    (tmp_path / "umap.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "umap", raising=False)
+    (tmp_path / "particles.star").write_text(relion31())
+    ran = cryoclass("embed", tmp_path / "particles.star", "--map", "umap", "-o", tmp_path / "E")
+    assert ran.status == 2
+    assert said in ran.err
+    assert "hint:  Run: pip install --force-reinstall umap-learn, or use --map tsne." in ran.err
+    monkeypatch.delitem(sys.modules, "umap", raising=False)

@@ -6,7 +6,7 @@ import pytest
 from star_files import loop, relion31
 
 from cryoclass.errors import ParticleError, StarError, UsageError
-from cryoclass.labels import read_labelled
+from cryoclass.labels import alike, read_labelled
 from cryoclass.particles import read_particles
 
 UNLABELLED = [
@@ -144,3 +144,52 @@ def test_an_equals_sign_in_a_folder_makes_no_class(tmp_path):
     path = tmp_path / "run=1" / "particles.star"
     path.write_text(relion31(cryoclassLabel=["a", "b"]))
     assert read_labelled([str(path)], None).classes == ("a", "b")
+
+
+# -------------------------------------------------------------------------- names of files, and of classes
+
+
+@pytest.mark.parametrize("name", ["run=3/particles.star", "a=b.star", "job=1=2/x=y.star"])
+def test_a_file_with_an_equals_sign_in_its_name_is_a_file(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    Path(name).parent.mkdir(exist_ok=True)
+    Path(name).write_text(relion31(cryoclassLabel=["x", "y"]))
+    assert read_labelled([name], None).classes == ("x", "y")
+
+
+def test_two_readings_of_an_argument_are_not_guessed_between(table, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("run=b.star", "b.star", "c.star"):
+        table(name, cryoclassLabel=["x", "y"])
+    with pytest.raises(UsageError, match=r"^run=b\.star is a file, and so is b\.star") as caught:
+        read_labelled(["run=b.star"], None)
+    assert caught.value.hint == "Write ./run=b.star for the file, or run=./b.star for the class."
+    assert read_labelled(["./run=b.star"], None).classes == ("x", "y")
+    assert read_labelled(["run=./b.star", "junk=c.star"], None).classes == ("junk", "run")
+
+
+@pytest.mark.parametrize(
+    ("classes", "groups"),
+    [
+        (["Ribosome", "junk", "ribosome"], [("Ribosome", "ribosome")]),
+        (["ATP", "Atp", "atp", "JUNK", "junk"], [("ATP", "Atp", "atp"), ("JUNK", "junk")]),
+        (["STRASSE", "straße"], [("STRASSE", "straße")]),
+        (["caf\u00e9", "cafe\u0301"], [("caf\u00e9", "cafe\u0301")]),
+        (["80S a", "80s_a"], [("80S a", "80s_a")]),
+        (["1", "2", "10", "ribosome", "ribosome2"], []),
+    ],
+)
+def test_classes_that_differ_only_in_how_they_are_written_are_found(classes, groups):
+    assert alike(classes) == groups
+
+
+@pytest.mark.parametrize(
+    ("pair", "warned"), [(("Ribosome", "ribosome"), True), (("Ribosome", "junk"), False)]
+)
+def test_finetune_and_doctor_point_out_classes_written_alike(cryoclass, table, pair, warned):
+    path = table(cryoclassLabel=list(pair) * 3)
+    said = (
+        "classes 'Ribosome' and 'ribosome' differ only in how they are written; they are taught as 2 classes"
+    )
+    assert (said in cryoclass("finetune", path, "-o", "F").err) is warned  # stops there: there are no images
+    assert (said in cryoclass("doctor", path, "--for", "finetune").out) is warned

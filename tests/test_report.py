@@ -72,7 +72,6 @@ def curves(epochs=5):
 def trained(what, epochs=5, **changes):
     content = {
         "curves": curves(epochs),
-        "headline": {"Accuracy": 0.8125, "Macro AUC": None},
         "measured_on": "test particles, from tomograms that training never saw",
         "scored": what,
         "mistakes": [
@@ -113,7 +112,6 @@ def classified(number=90, classes=3):
         scored=what,
         assigned=assigned,
         galleries=[Gallery(name=name, most=[example], least=[example]) for name in what.classes],
-        headline={"Accuracy": 0.5},
         skipped={"the volume is constant": 2},
     )
 
@@ -277,8 +275,11 @@ def test_training_page_holds_the_numbers_given(tmp_path):
     pages.training_page(tmp_path / "page.html", trained(scored(90)))
     page = read(tmp_path / "page.html")
     assert "Scores on 90 test particles, from tomograms that training never saw" in page.text
-    assert re.search(r"Accuracy\s+0\.81[23]", page.text)
-    assert re.search(r"Macro AUC\s+–", page.text)
+    content = scored(90)
+    metrics = evaluate(content.probabilities, content.labels, content.classes)
+    for name, words in metrics.in_words.items():
+        assert re.search(rf"{name}\s+{re.escape(words)}", page.text)
+    assert 'class="caveat"' not in page.html
     assert "best epoch (5)" in page.text
     assert "particle 4711" in page.text
     assert "0.987" in page.text
@@ -290,6 +291,47 @@ def test_training_page_holds_the_numbers_given(tmp_path):
         r"torch\s+9\.9\.9",
     ):
         assert re.search(pair, page.text), pair
+
+
+def test_pages_carry_the_caveats_of_the_scores_and_those_that_are_handed_in(tmp_path):
+    """The terminal prints the same sentences, from the same place."""
+    random, few = np.random.default_rng(2), [0] * 20 + [1] * 18 + [2]
+    probabilities = random.dirichlet(np.ones(3), len(few)).astype(np.float32)
+    what = Scored(classes=["a", "b", "c"], probabilities=probabilities, labels=np.array(few))
+    caveats = evaluate(what.probabilities, what.labels, what.classes).caveats
+    assert len(caveats) == 2
+    pages.training_page(tmp_path / "a.html", trained(what, remarks=["The loss was high."]))
+    assigned = probabilities.argmax(axis=1)
+    pages.prediction_page(
+        tmp_path / "b.html", PredictContent(scored=what, assigned=assigned, remarks=["Known."])
+    )
+    for name, remark in (("a", "The loss was high."), ("b", "Known.")):
+        text = " ".join(read(tmp_path / f"{name}.html").text.split())
+        assert all(caveat in text for caveat in (*caveats, remark))
+
+
+def test_a_page_writes_no_three_decimals_of_one_particle(tmp_path):
+    labels = np.array([0] * 40 + [1])
+    probabilities = np.eye(2, dtype=np.float32)[labels] * 0.8 + 0.1
+    what = Scored(classes=["ribosome", "junk"], probabilities=probabilities, labels=labels)
+    pages.training_page(tmp_path / "page.html", trained(what, mistakes=()))
+    text = read(tmp_path / "page.html").text
+    row = re.search(
+        r"Calibration|junk\s+1\s+1 of 1 \(0.21 to 1.00\)\s+1 of 1 \(0.21 to 1.00\)\s+1.00\s+1.00", text
+    )
+    assert row
+    assert "junk (AUC 1.00)" in text
+    assert "ribosome (AUC 1.000)" in text
+    assert "mean of the classes (AUC 1.00)" in text
+
+
+@pytest.mark.parametrize(("number", "title"), [(10, None), (12, "the 10 lowest of 12 classes")])
+def test_a_legend_of_some_classes_says_of_how_many(number, title):
+    content = scored(300, number)
+    figure = figures.roc(scores.one_vs_rest(content), content.classes)
+    (legend,) = figure.legends
+    assert (legend.get_title().get_text() or None) == title
+    assert len(legend.get_texts()) == 10 + 2  # guessing, and the mean
 
 
 def test_training_page_shows_every_count_of_the_confusion_matrix(tmp_path):
@@ -319,7 +361,7 @@ def test_training_page_with_more_classes_than_a_figure_can_show(tmp_path):
 
 def test_training_page_without_held_out_particles_claims_nothing(tmp_path):
     nothing = Scored(classes=names(3), probabilities=np.zeros((0, 3), np.float32), labels=np.zeros(0, int))
-    pages.training_page(tmp_path / "page.html", trained(nothing, mistakes=(), headline={}))
+    pages.training_page(tmp_path / "page.html", trained(nothing, mistakes=()))
     page = read(tmp_path / "page.html")
     assert "No particles were held out" in page.text
     assert "Confusion matrix" not in page.html
@@ -366,6 +408,16 @@ def test_prediction_page_counts_what_was_assigned(tmp_path):
         assert f"{count} ({100 * count / 90:.1f} %)" in page.text
     assert "5 (5.6 %)" in page.text
     assert "most sure" in page.text
+
+
+@pytest.mark.parametrize(("number", "said"), [(40, False), (42, True)])
+def test_prediction_page_says_of_how_many_classes_it_shows_particles(tmp_path, number, said):
+    content = classified(5 * number, number)
+    empty = Gallery(name="without particles")
+    pages.prediction_page(tmp_path / "page.html", replace(content, galleries=[empty, *content.galleries]))
+    page = read(tmp_path / "page.html")
+    assert ("Shown: 40 of 42 classes that have particles." in page.text) is said
+    assert page.html.count("most sure") == 40
 
 
 def test_prediction_page_measures_scores_on_labelled_particles_only(tmp_path):

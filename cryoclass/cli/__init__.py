@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from cryoclass import __version__
-from cryoclass.cli import backbones, console, external
+from cryoclass.cli import backbones, console, external, streams
 from cryoclass.cli.demo import demo
 from cryoclass.cli.doctor import doctor
 from cryoclass.cli.embed import embed
@@ -114,7 +114,7 @@ def _main(words: Sequence[str]) -> int:
         status = app(args=list(words), prog_name="cryoclass", standalone_mode=False)
     except _TyperUsageError as problem:
         return _wrong_usage(problem)
-    except SystemExit as stop:  # a closed pipe behind us
+    except SystemExit as stop:  # a signal, in a job of RELION
         return stop.code if isinstance(stop.code, int) else 1
     return int(status or 0)
 
@@ -130,4 +130,5 @@ def _wrong_usage(problem: Any) -> int:
 
 def run() -> None:
     """Entry point of the console script."""
+    streams.protect()
     sys.exit(main())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cryoclass.cli import console
+from cryoclass.cli.following import some_particles
 from cryoclass.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def fetch(name: Name) -> None:
     path = packaged_weights(entry) if entry.packaged else fetch_weights(entry, console.track)
     title = "come with cryoclass" if entry.packaged else "fetched"
     console.rows(title, [("weights", path), *_terms(entry)])
-    console.next_command(f"cryoclass finetune particles.star --backbone {name}")
+    console.next_command(("cryoclass", "finetune", some_particles(), "--backbone", name))
 
 
 @app.command("import")
@@ -61,7 +62,7 @@ def import_file(
             f"Use yours where they are needed: finetune or embed, with --backbone {name} --weights {file}",
         )
     console.rows("imported", [("weights", import_weights(entry, file)), *_terms(entry)])
-    console.next_command(f"cryoclass finetune particles.star --backbone {name}")
+    console.next_command(("cryoclass", "finetune", some_particles(), "--backbone", name))
 
 
 @app.command()

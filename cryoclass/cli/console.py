@@ -1,48 +1,68 @@
-"""The one place that prints. Results go to stdout, everything else to stderr."""
+"""The one place that prints. Results go to stdout, everything else to stderr.
+
+What is printed is data: no word in it is markup, an emoji or an order to the terminal, and nothing is folded or cut, so that
+paths and commands can be copied.
+"""
 
 import logging
+import shlex
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, Literal
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
 from cryoclass.errors import CryoclassError
 from cryoclass.progress import Listener, T, Track, one
 
 PLAIN_SECONDS = 30.0
+GAP = "  "  # between the columns of a table
 _LEVEL_STYLE = {"ok": "green", "unknown": "magenta", "warning": "yellow", "error": "bold red"}
 
 _watch: ContextVar[Callable[[], None] | None] = ContextVar("watch", default=None)
 
 
 def _console(*, stderr: bool) -> Console:
-    """Make a console anew each time, so that redirected streams are obeyed; paths are never wrapped in files."""
+    """Make a console anew each time, so that redirected streams are obeyed."""
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else 200
-    return Console(file=stream, width=width, highlight=False, soft_wrap=True)
+    return Console(file=stream, soft_wrap=True)
+
+
+def _print(*parts: tuple[str, str], stderr: bool = False) -> None:
+    """Print pieces of text, each with its style, as one line."""
+    _console(stderr=stderr).print(Text.assemble(*((_visible(text), style) for text, style in parts)))
+
+
+def _visible(text: str) -> str:
+    r"""Return text with what a terminal would obey, or cannot show, written as ``\x1b``."""
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() or letter == "\n" else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
 
 
 def say(line: str) -> None:
     """Print a line of the result."""
-    _console(stderr=False).print(escape(line))
+    _print((line, ""))
 
 
 def note(line: str) -> None:
     """Print a line about the run; RELION shows whatever a job says on stderr as an error, so there it is stdout."""
-    _console(stderr=_watch.get() is None).print(escape(line))
+    _print((line, ""), stderr=_watch.get() is None)
 
 
 def warn(line: str) -> None:
     """Print a warning."""
-    _console(stderr=True).print(f"[yellow]warning:[/] {escape(line)}")
+    _print(("warning:", "yellow"), (f" {line}", ""), stderr=True)
 
 
 def say_more() -> None:
@@ -57,29 +77,38 @@ def say_less() -> None:
 
 def error(problem: CryoclassError) -> None:
     """Print an error and the way out; the trace of it only where log messages are shown."""
-    console = _console(stderr=True)
     if logging.getLogger().isEnabledFor(logging.INFO):
         traceback.print_exception(problem)
-    console.print(f"[bold red]error:[/] {escape(str(problem))}")
+    _print(("error:", "bold red"), (f" {problem}", ""), stderr=True)
     if problem.hint:
-        console.print(f"[cyan]hint:[/]  {escape(problem.hint)}")
+        _print(("hint:", "cyan"), (f"  {problem.hint}", ""), stderr=True)
 
 
 def rows(title: str, pairs: Iterable[tuple[str, object]]) -> None:
     """Print what a command did, as a short table of two columns."""
-    table = Table(
-        title=escape(title),
-        title_justify="left",
-        title_style="bold",
-        show_header=False,
-        box=None,
-        pad_edge=False,
-    )
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
+    pairs = list(pairs)
+    _print((title, "bold"))
+    width = max(cell_len(_visible(key)) for key, _ in pairs)
     for key, value in pairs:
-        table.add_row(escape(key), escape(str(value)))
-    _console(stderr=False).print(table)
+        _print((_padded(key, width), "dim"), (f"{GAP}{value}", ""))
+
+
+def columns(title: str, header: Sequence[str], lines: Iterable[Sequence[object]]) -> None:
+    """Print a table with a header; the first column is text, the others are numbers."""
+    texts = [[str(cell) for cell in line] for line in (header, *lines)]
+    widths = [max(cell_len(_visible(cell)) for cell in column) for column in zip(*texts, strict=True)]
+    _print((title, "bold"))
+    for number, (first, *others) in enumerate(texts):
+        numbers = zip(others, widths[1:], strict=True)
+        cells = (_padded(first, widths[0]), *(_padded(cell, width, right=True) for cell, width in numbers))
+        _print((GAP.join(cells), "" if number else "bold"))
+
+
+def _padded(text: str, width: int, *, right: bool = False) -> str:
+    """Fill up to a width on the terminal, where a letter may take two places or none."""
+    text = _visible(text)
+    space = " " * (width - cell_len(text))
+    return space + text if right else text + space
 
 
 def verdict(
@@ -87,28 +116,44 @@ def verdict(
 ) -> None:
     """Print a line of the doctor's: level, topic and words as columns; on a terminal, wrapped within its column."""
     console = _console(stderr=False)
-    text = Text.assemble(words, ". " if way_out else "", (way_out, "cyan"))
+    text = Text.assemble(_visible(words), ". " if way_out else "", (_visible(way_out), "cyan"))
     start = Text.assemble((f"{level:9}", _LEVEL_STYLE[level]), (f"{topic:13}", "bold"))
-    width = console.width - len(start) if console.is_terminal else len(text)
+    width = console.width - len(start) if console.is_terminal else text.cell_len
     for line in text.wrap(console, max(width, 20)):
         console.print(start + line)
         start = Text(" " * len(start))
 
 
-def columns(title: str, header: Sequence[str], lines: Iterable[Sequence[object]]) -> None:
-    """Print a table with a header; the first column is text, the others are numbers."""
-    table = Table(title=escape(title), title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for position, name in enumerate(header):
-        table.add_column(escape(name), justify="right" if position else "left", no_wrap=True)
-    for line in lines:
-        table.add_row(*(escape(str(cell)) for cell in line))
-    _console(stderr=False).print(table)
+def next_command(*commands: Sequence[object]) -> None:
+    """Print what to type next: for each command, its words."""
+    for words in commands:
+        _print(("next:", "dim"), (" ", ""), (for_shell(words), "bold"))
 
 
-def next_command(*commands: str) -> None:
-    """Print what to type next."""
-    for command in commands:
-        _console(stderr=False).print(f"[dim]next:[/] [bold]{escape(command)}[/]")
+def for_shell(words: Iterable[object]) -> str:
+    """Return words as one line that a shell takes apart into the same words again."""
+    return " ".join(map(_quoted, words))
+
+
+def _quoted(word: object) -> str:
+    """Quote a word where needed; as bytes, which bash and zsh understand, where it cannot be shown."""
+    text = f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word)
+    if text.isprintable() and _encodable(text):
+        return shlex.quote(text)
+    plain = range(ord(" "), ord("~") + 1)
+    octets = (
+        chr(octet) if octet in plain and chr(octet) not in "'\\" else f"\\x{octet:02x}"
+        for octet in text.encode("utf-8", "surrogateescape")
+    )
+    return f"$'{''.join(octets)}'"
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def track(
@@ -118,7 +163,7 @@ def track(
     check = _watch.get()
     if check is not None:
         yield from _lines(_checked(items, check), description, total, size)
-    elif sys.stderr.isatty():
+    elif _can_draw():
         yield from _bar(items, description, total, size)
     else:
         yield from _lines(items, description, total, size)
@@ -171,6 +216,11 @@ def _checked(items: Iterable[T], check: Callable[[], None]) -> Iterator[T]:
         yield item
 
 
+def _can_draw() -> bool:
+    console = _console(stderr=True)
+    return console.is_terminal and not console.is_dumb_terminal
+
+
 def _bar(items: Iterable[T], description: str, total: int | None, size: Callable[[T], int]) -> Iterator[T]:
     from rich.progress import (
         BarColumn,
@@ -182,14 +232,14 @@ def _bar(items: Iterable[T], description: str, total: int | None, size: Callable
     )
 
     shown = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(show_speed=True),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*shown, console=_console(stderr=True), transient=True) as progress:
-        task = progress.add_task(escape(description), total=total)
+        task = progress.add_task(_visible(description), total=total)
         for item in items:
             yield item
             progress.advance(task, size(item))

@@ -9,6 +9,7 @@ import typer
 
 from cryoclass.claims import LOCK, claim
 from cryoclass.cli import console
+from cryoclass.cli.following import YOURS
 from cryoclass.errors import CryoclassError
 
 SPECIES = 6
@@ -53,9 +54,10 @@ def _clear(outdir: Path) -> None:
 def _type(argv: list[str]) -> None:
     from cryoclass.cli import main
 
-    console.say(f"\n$ cryoclass {' '.join(argv)}")
+    command = console.for_shell(["cryoclass", *argv])
+    console.say(f"\n$ {command}")
     if main(argv):
-        raise CryoclassError(f"the demo stopped in: cryoclass {' '.join(argv)}")
+        raise CryoclassError(f"the demo stopped in: {command}")
 
 
 def _say_result(outdir: Path) -> None:
@@ -91,12 +93,13 @@ def _say_result(outdir: Path) -> None:
             ("open", outdir / "Embed" / "embedding.html"),
         ],
     )
-    console.next_command(
-        "cryoclass extract YOUR.star --tomograms YOUR/TOMOGRAMS --box 32 --angpix 10 -o Extract",
-        "cryoclass embed Extract/particles.star --clusters 6",
-        "cryoclass finetune Extract/particles.star -o Finetune",
-        "cryoclass predict Extract/particles.star --model Finetune -o Predict",
-    )
+    for command in (
+        f"extract {YOURS} --tomograms YOUR/TOMOGRAMS --box 32 --angpix 10 -o Extract",
+        "embed Extract/particles.star --clusters 6",
+        "finetune Extract/particles.star -o Finetune",
+        "predict Extract/particles.star --model Finetune -o Predict",
+    ):
+        console.next_command(["cryoclass", *command.split()])
     if not same:
         raise CryoclassError("torch and ONNX disagree on a class.", "Please report this.")
 

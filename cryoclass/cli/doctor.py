@@ -8,8 +8,9 @@ import typer
 
 from cryoclass import jobs
 from cryoclass.cli import console
-from cryoclass.cli.options import with_request
-from cryoclass.jobs.doctor import DoctorRequest, DoctorResult
+from cryoclass.cli.following import same_boxes
+from cryoclass.cli.options import typed, with_request
+from cryoclass.jobs.doctor import ASSUMED_BOX, DoctorRequest, DoctorResult, Step
 from cryoclass.settings import Start
 
 if TYPE_CHECKING:
@@ -57,20 +58,19 @@ def _say_result(request: DoctorRequest, result: DoctorResult) -> None:
     verdict = " and ".join(counts) or ("nothing wrong found" if untold else "all is well")
     console.say("; ".join(filter(None, [verdict, untold])))
     if result.step is not None and not levels["error"]:
-        console.next_command(" ".join(["cryoclass", result.step, *_words(request, result)]))
+        console.next_command(["cryoclass", result.step, result.particles, *_options(request, result.step)])
 
 
-def _words(request: DoctorRequest, result: DoctorResult) -> list[str]:
-    """Return the words of the next command, as far as they were given."""
-    options: dict[str, object] = {"--tomograms": request.boxes.tomograms}
-    match result.step:
-        case "extract":
-            options |= {"--box": request.box or 32, "--angpix": request.boxes.angpix}
-        case "predict":
-            options |= {"--model": request.choice.model, "--onnx": request.choice.onnx}
-        case _:
-            options |= {"--backbone": None if request.backbone == Start().backbone else request.backbone}
-    return [
-        str(result.particles),
-        *(f"{flag} {value}" for flag, value in options.items() if value is not None),
-    ]
+def _options(request: DoctorRequest, step: Step) -> list[object]:
+    """Return the options of the next command: those given to the doctor, and the box where one is cut that no model knows."""
+    words: list[object] = [*same_boxes(request.boxes, request.cutting)]
+    with_model = step == "predict" or (step == "embed" and request.choice.given)
+    if with_model:
+        words += typed(request.choice)
+    elif step == "extract" or request.boxes.tomograms is not None:
+        words += ["--box", request.box or ASSUMED_BOX]
+    if not with_model and step != "extract" and request.backbone != Start().backbone:
+        words += ["--backbone", request.backbone]
+    if step == "finetune" and request.label_column is not None:
+        words += ["--label-column", request.label_column]
+    return words

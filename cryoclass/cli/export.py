@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from cryoclass import jobs
 from cryoclass.cli import console
+from cryoclass.cli.following import with_images
 from cryoclass.cli.options import with_request
 from cryoclass.jobs.export import ExportRequest
 
@@ -32,7 +33,7 @@ def export(request: ExportRequest) -> None:
             ),
         ],
     )
-    console.next_command(f"cryoclass predict --onnx {file} particles.star")
+    console.next_command(("cryoclass", "predict", with_images(result.tables), "--onnx", file))
 
 
 def _list(numbers: Iterable[int]) -> str:

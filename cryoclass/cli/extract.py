@@ -2,6 +2,7 @@
 
 from cryoclass import jobs
 from cryoclass.cli import console
+from cryoclass.cli.following import after_boxes
 from cryoclass.cli.options import with_request
 from cryoclass.jobs.extract import ExtractRequest, ExtractResult
 
@@ -31,4 +32,4 @@ def _say_result(request: ExtractRequest, result: ExtractResult) -> None:
             ("look at", result.page),
         ],
     )
-    console.next_command(f"cryoclass finetune {extracted.star}", f"cryoclass embed {extracted.star}")
+    console.next_command(*after_boxes(extracted.star))

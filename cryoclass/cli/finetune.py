@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from cryoclass import jobs
 from cryoclass.cli import console
+from cryoclass.cli.following import same_boxes
 from cryoclass.cli.options import with_request
 from cryoclass.jobs.finetune import FinetuneRequest, FinetuneResult, Plan
 
@@ -20,7 +21,19 @@ def finetune(request: FinetuneRequest) -> None:
 
     Example: cryoclass finetune particles.star --backbone r3d34-k400
     """
-    _say_result(jobs.finetune(request, console.Heard(_say_progress)))
+    result = jobs.finetune(request, console.Heard(_say_progress))
+    _say_result(result)
+    console.next_command(
+        (
+            "cryoclass",
+            "predict",
+            result.table,
+            "--model",
+            result.model,
+            *same_boxes(request.boxes, request.cutting),
+        ),
+        ("cryoclass", "export", result.model, "-o", "model.onnx"),
+    )
 
 
 def _say_progress(event: "Plan | Record") -> None:
@@ -46,33 +59,26 @@ def _say_record(record: "Record") -> None:
 
 
 def _say_result(result: FinetuneResult) -> None:
-    tuned, model = result.tuned, result.model
-    part, history = tuned.scored_part, tuned.history
-    scores = tuned.metrics[part]
-    kind = history.best.kind
-    seen = "never seen" if part == "test" else f"which chose the {kind}: held-out particles would score lower"
+    tuned, history = result.tuned, result.tuned.history
+    scores = tuned.scores
     console.rows(
         "fine-tuned",
         [
-            ("scored on", f"{scores.count} {part} particles, {seen}"),
-            ("accuracy", f"{scores.accuracy:.4f}"),
-            ("balanced accuracy", f"{scores.balanced_accuracy:.4f}"),
-            ("macro AUC", "-" if scores.auc is None else f"{scores.auc:.4f}"),
-            ("calibration error", f"{scores.calibration_error:.4f}"),
-            (f"best {kind}", _best_of(history)),
+            ("scored on", f"{scores.count} {tuned.measured_on}"),
+            *scores.in_words.items(),
+            (f"best {history.best.kind}", _best_of(history)),
             ("left out", f"{len(history.skipped)} unreadable" if history.skipped else "none"),
-            ("model", model),
+            ("model", result.model),
             ("look at", result.page),
         ],
     )
     console.columns(
-        f"by class ({part})",
+        f"by class ({tuned.scored_part})",
         ["class", "particles", "precision", "recall"],
-        [[c.name, c.support, f"{c.precision:.3f}", f"{c.recall:.3f}"] for c in scores.classes],
+        [[c.name, c.support, c.in_words["precision"], c.in_words["recall"]] for c in scores.classes],
     )
-    console.next_command(
-        f"cryoclass predict {result.table} --model {model}", f"cryoclass export {model} -o model.onnx"
-    )
+    for caveat in (*scores.caveats, *tuned.remarks):
+        console.warn(caveat)
 
 
 def _best_of(history: "History") -> str:

@@ -117,6 +117,20 @@ def _parameter(group: type[Settings], field: "dataclasses.Field[Any]", hint: Any
     )
 
 
+def typed(group: Settings) -> list[object]:
+    """Return the words that say on a command line what differs from the defaults of a group of settings."""
+    words: list[object] = []
+    for field, _ in _fields(type(group)):
+        value = getattr(group, field.name)
+        if value != field.default:
+            names = _flags(field.name, field.metadata["option"])[0].split("/")
+            words += [names[0 if value else -1]] if isinstance(value, bool) else [names[0], value]
+    return words
+
+
+def _flags(name: str, option: Option) -> tuple[str, ...]:
+    return option.flags or ("--" + name.replace("_", "-"),)
+
+
 def _option(name: str, option: Option, panel: str, known: dict[str, Any]) -> Any:
-    flags = option.flags or ("--" + name.replace("_", "-"),)
-    return typer.Option(*flags, **known, rich_help_panel=panel)
+    return typer.Option(*_flags(name, option), **known, rich_help_panel=panel)

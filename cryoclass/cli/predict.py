@@ -4,6 +4,7 @@ from cryoclass import jobs
 from cryoclass.cli import console
 from cryoclass.cli.options import with_request
 from cryoclass.jobs.predict import PredictRequest, PredictResult
+from cryoclass.metrics import LABELS_MAY_BE_KNOWN
 
 
 @with_request
@@ -19,9 +20,7 @@ def predict(request: PredictRequest) -> None:
     result = jobs.predict(request, console.Heard())
     _say_result(result)
     _say_scores(result)
-    console.next_command(
-        f"relion_star_handler --i {result.table} --o class1.star --select rlnClassNumber --minval 1 --maxval 1"
-    )
+    _say_next(result)
 
 
 def _say_result(result: PredictResult) -> None:
@@ -48,16 +47,23 @@ def _say_result(result: PredictResult) -> None:
     )
 
 
+def _say_next(result: PredictResult) -> None:
+    """Let RELION select the largest class: of one without particles it would write nothing that can be read."""
+    sizes = [int((result.decisions.classes == number).sum()) for number in range(len(result.classes))]
+    number = sizes.index(max(sizes)) + 1
+    if max(sizes):
+        chosen = ("--select", "rlnClassNumber", "--minval", number, "--maxval", number)
+        handler = ("relion_star_handler", "--i", result.table, "--o", f"class{number}.star")
+        console.next_command((*handler, *chosen))
+
+
 def _say_scores(result: PredictResult) -> None:
     scores = result.scores
     if scores is None:
         return
     console.rows(
-        "against the labels in the file (the model may have learnt from some of them)",
-        [
-            ("labelled", scores.count),
-            ("accuracy", f"{scores.accuracy:.4f}"),
-            ("balanced accuracy", f"{scores.balanced_accuracy:.4f}"),
-            ("macro AUC", "-" if scores.auc is None else f"{scores.auc:.4f}"),
-        ],
+        "against the labels in the file",
+        [("labelled", scores.count), *scores.in_words.items(), ("mind", LABELS_MAY_BE_KNOWN)],
     )
+    for caveat in scores.caveats:
+        console.warn(caveat)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from cryoclass import jobs
 from cryoclass.cli import console
+from cryoclass.cli.following import some_particles
 from cryoclass.cli.options import with_request
 from cryoclass.jobs.pretrain import PretrainRequest, PretrainResult
 
@@ -51,7 +52,5 @@ def _say_result(result: PretrainResult) -> None:
             ("card", result.card),
         ],
     )
-    start = f"--backbone {result.backbone} --weights {result.weights}"
-    console.next_command(
-        f"cryoclass finetune particles.star {start}", f"cryoclass embed particles.star {start}"
-    )
+    start = (some_particles(), "--backbone", result.backbone, "--weights", result.weights)
+    console.next_command(("cryoclass", "finetune", *start), ("cryoclass", "embed", *start))

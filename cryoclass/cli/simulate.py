@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from cryoclass import jobs
 from cryoclass.cli import console
+from cryoclass.cli.following import after_boxes
 from cryoclass.cli.options import with_request
 from cryoclass.jobs.simulate import SimulateRequest
 
@@ -39,7 +40,8 @@ def _say_result(request: SimulateRequest, written: "Simulated") -> None:
         ],
     )
     if request.particles:
-        console.next_command(f"cryoclass finetune {written.star}")
+        console.next_command(*after_boxes(written.star))
     else:
         tomograms = request.outdir / "tomograms"
-        console.next_command(f"cryoclass extract {written.star} --tomograms {tomograms} --box {settings.box}")
+        cut = ("--tomograms", tomograms, "--box", settings.box)
+        console.next_command(("cryoclass", "extract", written.star, *cut))

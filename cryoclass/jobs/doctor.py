@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cryoclass.checks.findings import Finding
 
 
+ASSUMED_BOX = 32  # pixels, where nobody says one
 Step = Literal["extract", "finetune", "predict", "embed"]
 
 

@@ -1,6 +1,5 @@
 """What the network sees, as a map."""
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -225,11 +224,10 @@ def _check_layout(layout: Mapping2d, count: int, listener: Listener) -> None:
         raise UsageError(f"--clusters is {layout.clusters}; it must be at most the {count} particles.")
     if layout.method == "tsne" and count > SLOW_TSNE:
         listener.warn(f"t-SNE of {count} particles takes hours; --map pca takes seconds.")
-    if layout.method == "umap" and importlib.util.find_spec("umap") is None:
-        raise UsageError(
-            "--map umap needs the package umap-learn, which is not installed.",
-            "Run: pip install umap-learn, or use --map tsne.",
-        )
+    if layout.method == "umap":
+        from cryoclass.embedding import load_umap
+
+        load_umap()
 
 
 def _known_labels(table: "Particles", label_column: str | None) -> "Labelled | None":

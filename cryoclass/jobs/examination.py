@@ -9,6 +9,7 @@ from cryoclass.backbones.registry import build_backbone, facts_of_weights, spec
 from cryoclass.card import ModelCard
 from cryoclass.checks import disk, machine, neighbours
 from cryoclass.checks.boxes import check_boxes, check_brightness, flips
+from cryoclass.checks.classes import check_class_names
 from cryoclass.checks.findings import Finding, Sheet, ok, unknown, warning
 from cryoclass.checks.fit import check_contrast, check_domain, check_fit, fits
 from cryoclass.checks.frame import check_frame
@@ -25,7 +26,7 @@ from cryoclass.errors import CryoclassError, ParticleError, UsageError
 from cryoclass.images import FileSource
 from cryoclass.inference import engines
 from cryoclass.jobs import effort
-from cryoclass.jobs.doctor import DoctorRequest, Step
+from cryoclass.jobs.doctor import ASSUMED_BOX, DoctorRequest, Step
 from cryoclass.jobs.opening import needed_box
 from cryoclass.labels import Labelled, from_column
 from cryoclass.machine import available_memory, choose_device, cores, memory
@@ -35,7 +36,6 @@ from cryoclass.sources import InvertedSource, RescaledSource, Sample, Source, ta
 from cryoclass.tomograms import look_up
 from cryoclass.training.splits import assign_parts
 
-ASSUMED_BOX = 32
 DIAMETER = 1 / 3  # of the box
 SECONDS = 10.0  # of reading a sample; one of compressed tomograms may take long
 
@@ -144,6 +144,7 @@ class Examination:
                 self.sheet.run("labels", [ok("labels", words)] if words else [])
                 return
             labelled = from_column(particles, asked)
+            self.sheet.run("labels", check_class_names(labelled.classes))
             try:
                 self._share_out(labelled)
             except ParticleError as problem:

@@ -26,10 +26,11 @@ class ExportRequest(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportResult:
-    """The file that was written, and how closely it follows torch."""
+    """The file that was written, how closely it follows torch, and the tables that the model learnt from."""
 
     file: Path
     parity: "Parity"
+    tables: tuple[Path, ...]
 
 
 def export(request: ExportRequest, listener: Listener = TO_LOG) -> ExportResult:
@@ -44,7 +45,10 @@ def export(request: ExportRequest, listener: Listener = TO_LOG) -> ExportResult:
         raise UsageError(f"{request.out} exists.", "Choose another --out, or add --overwrite.")
     if request.out.suffix != ".onnx":
         raise UsageError(f"--out {request.out} must end in .onnx.")
+    from cryoclass.classifier import load_card
     from cryoclass.exporting.onnx_file import export_onnx
 
     listener.note(f"exporting {request.model}, and comparing the graph with torch")
-    return ExportResult(file=request.out, parity=export_onnx(request.model, request.out, request.precision))
+    parity = export_onnx(request.model, request.out, request.precision)
+    tables = tuple(map(Path, load_card(request.model).training.get("particles", ())))
+    return ExportResult(file=request.out, parity=parity, tables=tables)

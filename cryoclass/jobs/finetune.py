@@ -110,6 +110,8 @@ def finetune(request: FinetuneRequest, listener: Listener = TO_LOG) -> FinetuneR
 
 
 def _finetune(request: FinetuneRequest, listener: Listener) -> FinetuneResult:
+    from cryoclass.checks.classes import check_class_names
+    from cryoclass.checks.findings import enforce
     from cryoclass.files import together
     from cryoclass.labels import read_labelled
     from cryoclass.training.finetune import choose_recipe, train
@@ -119,6 +121,7 @@ def _finetune(request: FinetuneRequest, listener: Listener) -> FinetuneResult:
     run = _run(request, workers, listener)
     recipe = choose_recipe(request.start, request.training)
     labelled = read_labelled(request.particles or [str(particles_path(None))], request.label_column)
+    enforce(check_class_names(labelled.classes), listener)
     boxes = _open(labelled, request, workers, listener)
     assignment = _share_out(labelled, boxes, request, listener)
     _warn_of_domain(boxes, recipe, request.start, listener)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cryoclass.errors import UsageError
+from cryoclass.errors import ParticleError, UsageError
 from cryoclass.machine import cores
 from cryoclass.progress import Listener
 from cryoclass.settings import BoxOrigin, Cutting, Extraction, ModelChoice, Precision, TomogramFiles
@@ -44,6 +44,21 @@ def particles_path(given: Path | None) -> Path:
             "no STAR file given, and there is no particles.star here.", "Name one: cryoclass ... FILE.star"
         )
     return given or DEFAULT_PARTICLES
+
+
+def teachable(path: Path) -> bool:
+    """Whether a table has labels that finetune can share out as it does by default."""
+    from cryoclass.labels import from_column
+    from cryoclass.particles import read_particles
+    from cryoclass.settings import Split
+    from cryoclass.training.splits import assign_parts
+
+    try:
+        labelled = from_column(read_particles(path), None)
+        assign_parts(labelled.labels, labelled.tomograms, Split(), 0, labelled.classes)
+    except ParticleError:
+        return False
+    return True
 
 
 def open_source(

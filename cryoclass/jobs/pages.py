@@ -8,6 +8,7 @@ import numpy as np
 
 from cryoclass.card import ModelCard
 from cryoclass.labels import Labelled
+from cryoclass.metrics import LABELS_MAY_BE_KNOWN
 from cryoclass.report.content import Curves, Example, Gallery, PredictContent, Scored, TrainContent
 from cryoclass.report.pages import prediction_page, training_page
 from cryoclass.report.scores import surest_and_least, worst_mistakes
@@ -25,16 +26,10 @@ def write_training_page(path: Path, tuned: FineTuned, labelled: Labelled, boxes:
     scored = Scored(
         classes=labelled.classes, probabilities=history.probabilities[chosen], labels=labelled.labels[rows]
     )
-    scores = tuned.metrics[part]
     content = TrainContent(
         curves=_curves(tuned),
-        headline={
-            "accuracy": scores.accuracy,
-            "balanced accuracy": scores.balanced_accuracy,
-            "macro AUC": float("nan") if scores.auc is None else scores.auc,
-            "calibration error": scores.calibration_error,
-        },
-        measured_on=f"{part} particles ({tuned.card.training['split']}s kept apart)",
+        measured_on=f"{tuned.measured_on} ({tuned.card.training['split']}s kept apart)",
+        remarks=tuned.remarks,
         scored=scored,
         mistakes=_examples(boxes, scored, worst_mistakes(scored), rows, labelled.tomograms),
         counts={name: _count(labelled, tuned.parts == name) for name in PARTS},
@@ -68,6 +63,7 @@ def write_prediction_page(
         scored=scored,
         assigned=decisions.classes[rows],
         galleries=galleries,
+        remarks=(LABELS_MAY_BE_KNOWN,),
         skipped=Counter(reasons.values()),
         settings={"model": card.backbone, "pixel size (A)": card.angpix, "box (pixels)": card.box[0]},
         versions=card.versions,

@@ -127,13 +127,13 @@ class TrainContent:
     ----------
     curves
         Course of the training.
-    headline
-        Name and value of the most important scores, in order; None where one could not be measured.
     measured_on
         What the scores were measured on, such as ``test particles (tomograms that training never saw)``;
         the page puts their number in front.
     scored
         The predictions behind the scores; empty where nothing was held out.
+    remarks
+        What the scores do not say of themselves, as sentences.
     mistakes
         Particles with a wrong class, most confident first (see :func:`cryoclass.report.scores.worst_mistakes`).
     counts
@@ -143,9 +143,9 @@ class TrainContent:
     """
 
     curves: Curves
-    headline: Mapping[str, float | None]
     measured_on: str
     scored: Scored
+    remarks: Sequence[str] = ()
     mistakes: Sequence[Example] = ()
     counts: Mapping[str, Sequence[int]] = field(default_factory=dict)
     settings: Table = field(default_factory=dict)
@@ -173,8 +173,8 @@ class PredictContent:
         The class given to each particle (n,), -1 where its probability was below the asked minimum.
     galleries
         Particles to look at (see :func:`cryoclass.report.scores.surest_and_least`).
-    headline
-        Name and value of scores; empty where no labels are known.
+    remarks
+        What the scores do not say of themselves, as sentences.
     skipped
         How many particles could not be read, by reason.
     settings, versions
@@ -184,7 +184,7 @@ class PredictContent:
     scored: Scored
     assigned: Integers
     galleries: Sequence[Gallery] = ()
-    headline: Mapping[str, float | None] = field(default_factory=dict)
+    remarks: Sequence[str] = ()
     skipped: Mapping[str, int] = field(default_factory=dict)
     settings: Table = field(default_factory=dict)
     versions: Table = field(default_factory=dict)

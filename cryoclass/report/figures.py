@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cryoclass.metrics import BINS, Metrics
+from cryoclass.metrics import BINS, Metrics, score_in_words
 from cryoclass.report.content import Array, Curves, Grouping, Integers
 from cryoclass.report.images import central_slices, stretch
 from cryoclass.report.scores import Roc, macro
@@ -137,12 +137,13 @@ def roc(curves: Sequence[Roc], classes: Sequence[str]) -> Figure:
             mean.true_positive,
             color=INK,
             lw=2.4,
-            label=f"mean of the classes (AUC {mean.auc:.3f})",
+            label=f"mean of the classes (AUC {mean.auc_in_words})",
         )
     axes.set(xlabel="false-positive rate (0 to 1)", ylabel="true-positive rate (0 to 1)", aspect="equal")
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), anchor="W")
     grid(axes)
-    figure.legend(loc="outside right center")
+    title = f"the {_NAMED} lowest of {len(classes)} classes" if len(classes) > _NAMED else None
+    figure.legend(loc="outside right center", title=title, alignment="left")
     return figure
 
 
@@ -160,7 +161,7 @@ def _roc_line(axes: Axes, curve: Roc, name: str, place: int | None) -> None:
         axes.plot(x, y, color=MUTED, lw=0.7, alpha=0.5)
     else:
         style = look(place)
-        axes.plot(x, y, color=style.colour, ls=style.dash, lw=1.6, label=f"{name} (AUC {curve.auc:.3f})")
+        axes.plot(x, y, color=style.colour, ls=style.dash, lw=1.6, label=f"{name} (AUC {curve.auc_in_words})")
 
 
 @in_style
@@ -178,7 +179,7 @@ def reliability(metrics: Metrics) -> Figure:
         [point.confidence for point in points], accuracy, "o-", color=ACCENT, lw=1.4, ms=4, label="network"
     )
     left.set(
-        title=f"Expected calibration error {metrics.calibration_error:.3f}",
+        title=f"Expected calibration error {score_in_words(metrics.calibration_error, metrics.count)}",
         ylabel="accuracy (0 to 1)",
         ylim=(0, 1.03),
     )

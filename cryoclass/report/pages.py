@@ -7,7 +7,6 @@ thinned, long tables are cut with a note, and a large map is sampled.
 import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +78,8 @@ def training_page(path: Path, content: TrainContent) -> None:
         path,
         "training",
         title="Fine-tuning",
-        headline=content.headline,
         measured_on=content.measured_on,
-        measured=_measured(content.scored.known()),
+        measured=_measured(content.scored.known(), content.remarks),
         curves=to_svg(figures.training_curves(content.curves), "curves"),
         kind=content.curves.kind,
         mistakes=_tiles(mistakes, images.side_for(len(mistakes))),
@@ -95,6 +93,7 @@ def training_page(path: Path, content: TrainContent) -> None:
 def prediction_page(path: Path, content: PredictContent) -> None:
     """Write the page of ``predict``: class counts, confidence, examples of each class, scores where labels are known."""
     classes = content.scored.classes
+    filled = [gallery for gallery in content.galleries if gallery.most]
     _render(
         path,
         "prediction",
@@ -104,9 +103,9 @@ def prediction_page(path: Path, content: PredictContent) -> None:
         unassigned=int((content.assigned < 0).sum()),
         counts=_counts_figure(content),
         histograms=_histograms(content),
-        galleries=_galleries(content.galleries[:_CLASSES]),
-        headline=content.headline,
-        measured=_measured(content.scored.known()),
+        galleries=_galleries(filled[:_CLASSES]),
+        filled=len(filled),
+        measured=_measured(content.scored.known(), content.remarks),
         skipped=_most_frequent(content.skipped),
         settings=_rows(content.settings),
         versions=_rows(content.versions),
@@ -152,7 +151,7 @@ _READING = {
 _COMMANDS = {"training": "finetune", "prediction": "predict", "embedding": "embed"}
 
 
-def _measured(scored: Scored) -> dict[str, Any] | None:
+def _measured(scored: Scored, remarks: Sequence[str]) -> dict[str, Any] | None:
     """Make the figures and the table of scores; None where there is nothing to measure them on."""
     if not len(scored.labels):
         return None
@@ -164,6 +163,8 @@ def _measured(scored: Scored) -> dict[str, Any] | None:
         confusion = to_svg(figures.confusion_matrix(counts, scored.classes), "confusion")
     return {
         "count": len(scored.labels),
+        "scores": metrics.in_words,
+        "caveats": (*metrics.caveats, *remarks),
         "classes": metrics.classes,
         "confusion": confusion,
         "roc": to_svg(figures.roc(curves, scored.classes), "roc"),
@@ -196,7 +197,7 @@ def _histograms(content: PredictContent) -> str | None:
 
 
 def _galleries(galleries: Sequence[Gallery]) -> list[dict[str, Any]]:
-    shown = [(g.name, g.most[:_EXAMPLES], g.least[:_EXAMPLES]) for g in galleries if g.most]
+    shown = [(g.name, g.most[:_EXAMPLES], g.least[:_EXAMPLES]) for g in galleries]
     side = images.side_for(sum(len(most) + len(least) for _, most, least in shown))
     return [
         {"name": name, "most": _tiles(most, side), "least": _tiles(least, side)}
@@ -318,11 +319,9 @@ def _environment() -> Environment:
     return environment
 
 
-def _score(value: float | Integral | None) -> str:
-    """Write a score with three digits, a whole number as such, and what could not be measured as a dash."""
-    if isinstance(value, Integral):
-        return _count(int(value))
-    return f"{value:.3f}" if value is not None and math.isfinite(value) else "–"
+def _score(value: float) -> str:
+    """Write a probability with three digits."""
+    return f"{value:.3f}"
 
 
 def _count(value: int) -> str:

@@ -5,16 +5,26 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.metrics import auc, roc_curve
 
+from cryoclass.metrics import score_in_words
 from cryoclass.report.content import Array, Integers, Scored
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Roc:
-    """One class against the rest; ``auc`` is NaN and the curve empty where only one side has particles."""
+    """One class against the rest; ``auc`` is NaN and the curve empty where only one side has particles.
+
+    ``support`` counts the particles of the class; of a mean, those of the smallest class.
+    """
 
     false_positive: Array
     true_positive: Array
     auc: float
+    support: int
+
+    @property
+    def auc_in_words(self) -> str:
+        """The area, as well as so few particles say it."""
+        return score_in_words(self.auc, self.support)
 
 
 def one_vs_rest(scored: Scored) -> list[Roc]:
@@ -26,20 +36,25 @@ def one_vs_rest(scored: Scored) -> list[Roc]:
 
 def _roc(positive: np.ndarray, score: Array) -> Roc:
     if positive.all() or not positive.any():
-        return Roc(false_positive=np.empty(0), true_positive=np.empty(0), auc=float("nan"))
+        return _no_curve(int(positive.sum()))
     false_positive, true_positive, _ = roc_curve(positive, score)
     return Roc(
         false_positive=false_positive,
         true_positive=true_positive,
         auc=float(auc(false_positive, true_positive)),
+        support=int(positive.sum()),
     )
+
+
+def _no_curve(support: int) -> Roc:
+    return Roc(false_positive=np.empty(0), true_positive=np.empty(0), auc=float("nan"), support=support)
 
 
 def macro(curves: list[Roc]) -> Roc:
     """Average the curves that exist, at 201 false-positive rates; the AUC is the mean of theirs."""
     present = [curve for curve in curves if len(curve.false_positive)]
     if not present:
-        return Roc(false_positive=np.empty(0), true_positive=np.empty(0), auc=float("nan"))
+        return _no_curve(0)
     at = np.linspace(0, 1, 201)
     heights = [np.interp(at, curve.false_positive, curve.true_positive) for curve in present]
     mean = np.mean(heights, axis=0)
@@ -48,6 +63,7 @@ def macro(curves: list[Roc]) -> Roc:
         false_positive=np.concatenate([[0.0], at]),
         true_positive=np.concatenate([[0.0], mean]),
         auc=float(np.mean([curve.auc for curve in present])),
+        support=min(curve.support for curve in present),
     )
 
 

@@ -13,6 +13,7 @@ from cryoclass.errors import ParticleError, StarError
 from cryoclass.star.dialects import OLD_ORIGINS, ORIENTATION, Dialect, detect
 from cryoclass.star.document import StarFile
 from cryoclass.star.dynamo import read_dynamo
+from cryoclass.star.foreign import refusal
 from cryoclass.star.motive_list import read_motive_list
 from cryoclass.star.optimisation import PARTICLES, OptimisationSet, listed_file, set_beside
 from cryoclass.star.rows import Rows
@@ -129,6 +130,14 @@ class ParticleFile:
         self.rows.text.write(path)
 
 
+def _read_star(path: Path) -> StarFile:
+    """Read a STAR file; what is none is named for what it is."""
+    try:
+        return StarFile.read(path)
+    except StarError as problem:
+        raise refusal(path) or problem from None
+
+
 def read_particle_file(path: Path) -> ParticleFile:
     """Read a STAR file of any dialect, the one that an optimisation set names, a ``.tbl`` or an ``.em`` list.
 
@@ -137,7 +146,7 @@ def read_particle_file(path: Path) -> ParticleFile:
     StarError
         No such file, no STAR file, or no particles in it; the message says what it is instead.
     """
-    given = READERS.get(path.suffix.lower(), StarFile.read)(path)
+    given = READERS.get(path.suffix.lower(), _read_star)(path)
     text = listed_file(given, PARTICLES)
     together = set_beside(path) if text is given else OptimisationSet(text=given)
     found = ParticleFile.of(text, together)

@@ -1,5 +1,6 @@
 """Fine-tuning from labelled particles to a scored classifier."""
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -56,6 +57,30 @@ class FineTuned:
     def scored_part(self) -> str:
         """The part whose scores count: ``test`` where there is one."""
         return "test" if "test" in self.metrics else "val"
+
+    @property
+    def scores(self) -> Metrics:
+        """The scores that count."""
+        return self.metrics[self.scored_part]
+
+    @property
+    def measured_on(self) -> str:
+        """What those were measured on, in words that follow the number of particles."""
+        seen = "never seen"
+        if self.scored_part == "val":
+            seen = f"which chose the {self.history.best.kind}: held-out particles would score lower"
+        return f"{self.scored_part} particles, {seen}"
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the course of the training adds to the caveats of its scores, as sentences."""
+        loss, guessing = self.history.records[-1].train_loss, math.log(len(self.card.classes))
+        if self.scores.above_guessing or loss < guessing:
+            return ()
+        return (
+            f"The training loss, {loss:.3g} at the end, is no lower than that of guessing, {guessing:.3g}: the training "
+            "has diverged, or has not begun to learn; try a smaller --lr, or more --epochs.",
+        )
 
 
 def choose_recipe(start: Start, training: Training) -> Recipe:
