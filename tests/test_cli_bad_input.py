@@ -217,9 +217,10 @@ def test_windows_line_ends_are_taken_and_mended(cryoclass, trained):
     """RELION refuses them, so what is written has none."""
     with_crlf(trained.coordinates, "coords.star")
     with_crlf(trained.particles, "windows.star")
+    shutil.copy(trained.particles, "unix.star")  # beside it, so that both lead to the same files
     cut = ("--tomograms", trained.tomograms, "--box", 16)
     assert cryoclass("extract", "coords.star", *cut, "-o", "X").status == 0
-    for path, out in ((trained.particles, "P"), ("windows.star", "Q")):
+    for path, out in (("unix.star", "P"), ("windows.star", "Q")):
         assert cryoclass("predict", path, "--model", trained.model, "-o", out).status == 0
     for path in ("X/particles.star", "Q/particles.star"):
         assert b"\r" not in Path(path).read_bytes()
@@ -571,7 +572,7 @@ MISTAKES = {
     "a folder below a file": Mistake(
         argv="simulate -o file/Out --species 1 --per-species 1 --tomograms 1 --size 16 32 32 --box 16 --angpix 20",
         make=lambda _: Path("file").touch(),
-        says=["file/Out/", "cannot be written: Not a directory", "hint:"],
+        says=["file/Out", "cannot be written: Not a directory", "hint:"],
     ),
     "a device that is not there": Mistake(
         argv="predict {particles} --model {model} --device gpu", says=["--device is 'gpu'", "cuda"], status=2
@@ -1153,7 +1154,7 @@ def test_a_disk_too_small_is_refused_before_any_work(cryoclass, extracted, small
     where = ("--tomograms", extracted.tomograms, "--box", 32)
     ran = cryoclass("extract", extracted.coordinates, *where, "-o", small_disk / "X")
     assert ran.status == 1
-    assert re.search(r"(?m)^error: 1.05 MB free in \S+/X, 4.76 MB to be written\.$", ran.err), ran.err
+    assert re.search(r"(?m)^error: 1.0\d MB free in \S+/X, 4.76 MB to be written\.$", ran.err), ran.err
     assert not (small_disk / "X").exists()
 
 

@@ -59,7 +59,8 @@ def test_modes_that_hold_none_are_refused(mode, put):
 )
 def test_bytes_of_old_imod_are_unsigned(stamp, flags, dtype, order, put):
     extra = b"\0" * 40 + np.array([stamp, flags], f"{order}i4").tobytes()  # bytes 152 to 159 of the header
-    content = mrc(ramp(dtype="u1") + 150, 0, order, extra2=extra)
+    range_of_unsigned = {"dmin": 0, "dmax": 209} if stamp else {}  # but the stamp says more than the range
+    content = mrc(ramp(dtype="u1") + 150, 0, order, extra2=extra, **range_of_unsigned)
     assert content[152:156] == np.array(stamp, f"{order}i4").tobytes()
     data = open_volume(put(content)).data
     assert data.dtype == np.dtype(dtype)

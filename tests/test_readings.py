@@ -250,6 +250,19 @@ def test_particles_in_a_corner_decide_nothing(write, name, options, place, tmp_p
     assert all(option in findings[0].way_out for option in options)
 
 
+def test_the_only_reading_that_lies_inside_needs_not_fill(place, tmp_path):
+    """As unbinned pixels they lie in the first half; as pixels of the tomogram outside."""
+    source, _ = reading(unbinned_without_optics, "TS_01", 0.5 * POINTS, place, tmp_path)
+    assert (source.reading.how, source.reading.frame) == ("told", Frame.TILT_SERIES_PIXELS)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_strip_along_one_side_decides_nothing(axis, place, tmp_path):
+    points = POINTS.copy()
+    points[:, axis] *= 0.2
+    assert reading(annotation, "TS_01", points, place, tmp_path)[0].reading.how == "undecided"
+
+
 def test_a_reading_whose_size_is_unknown_is_not_ruled_out(place, tmp_path):
     """Without a list nobody knows the unbinned pixel: few particles near the corner may count either."""
     (tmp_path / "p.star").write_text(annotation(CORNER, "TS_01"))

@@ -86,6 +86,12 @@ def test_a_tomogram_without_a_tail_beside_another_is_no_tilt_series():
     assert found("TS_01_rec").paths == (Path("T/TS_01_rec.mrc"),)
 
 
+def test_a_piece_of_a_tomogram_is_no_tilt_series():
+    piece = put("TS_01.mrc", (6, 10, 12))  # as thin as a series, but not as wide as the tomogram
+    put("TS_01_rec.mrc")
+    assert found("TS_01").paths == (piece,)
+
+
 @pytest.mark.parametrize(
     ("listing", "text"),
     [

@@ -4,7 +4,6 @@ from cryoclass import jobs
 from cryoclass.cli import console
 from cryoclass.cli.options import with_request
 from cryoclass.jobs.predict import PredictRequest, PredictResult
-from cryoclass.metrics import LABELS_MAY_BE_KNOWN
 
 
 @with_request
@@ -58,6 +57,8 @@ def _say_next(result: PredictResult) -> None:
 
 
 def _say_scores(result: PredictResult) -> None:
+    from cryoclass.metrics import LABELS_MAY_BE_KNOWN
+
     scores = result.scores
     if scores is None:
         return
