@@ -522,14 +522,15 @@ class Training(Settings):
     )
     seed: int = setting(0, help="Seed of everything random.", minimum=0, maximum=MAX_SEED)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for flag, value in (("--epochs", self.epochs), ("--lr", self.lr)):
-            if self.freeze and value is not None:
-                raise UsageError(
-                    f"{flag} is {value:g}, and does nothing with --freeze, which fits the head at once.",
-                    f"Leave out {flag}, or --freeze to train the whole network.",
-                )
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """What the user says to no effect, in words."""
+        wishes = {"--epochs": self.epochs, "--lr": self.lr} if self.freeze else {}
+        return tuple(
+            f"{flag} {value:g} does nothing with --freeze, which fits the head at once"
+            for flag, value in wishes.items()
+            if value is not None
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

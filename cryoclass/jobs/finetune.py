@@ -119,6 +119,8 @@ def _finetune(request: FinetuneRequest, listener: Listener) -> FinetuneResult:
 
     workers = use_cores(request.num_workers)
     run = _run(request, workers, listener)
+    for words in request.training.idle:
+        listener.warn(f"{words}.")
     recipe = choose_recipe(request.start, request.training)
     labelled = read_labelled(request.particles or [str(particles_path(None))], request.label_column)
     enforce(check_class_names(labelled.classes), listener)
