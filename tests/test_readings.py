@@ -284,6 +284,11 @@ def test_tomograms_that_are_not_binned_leave_nothing_to_decide(place, tmp_path):
     assert (source.reading.how, source.reading.frame) == ("stated", Frame.TILT_SERIES_PIXELS)
 
 
+def test_pytoms_own_pixel_size_leaves_nothing_to_decide(place, tmp_path):
+    source, findings = reading(pytom, "TS_01", CORNER, place, tmp_path)
+    assert (source.reading.how, source.reading.frame, findings) == ("stated", Frame.IMAGE_PIXELS, [])
+
+
 def test_what_the_user_says_goes_before_all(place, tmp_path):
     (tmp_path / "p.star").write_text(annotation(CORNER, "TS_01"))
     source = source_of(tmp_path / "p.star", listed(place, "TS_01"), coords_angpix=20.0)

@@ -54,7 +54,7 @@ def levels(name: str, **options: object) -> list[str]:
 @pytest.mark.parametrize("name", ["TS_01", "TS_01.mrc", "/data/TS_01.mrc.tomostar"])
 def test_a_tilt_series_beside_its_tomogram_is_left_alone(name, tail):
     """AreTomo's headers say a stack of images, one section; IMOD's only that the sections lie closer than in a volume."""
-    for fields in ({"mz": 1}, {"mz": SERIES[0]}):
+    for fields in ({"mz": 1, "cella": (0, 0, 0)}, {"mz": SERIES[0]}):
         series("TS_01.mrc", **fields)
         tomogram = put(f"TS_01{tail}")
         assert found(name).paths == (tomogram,)
@@ -66,7 +66,7 @@ def test_a_tilt_series_beside_its_tomogram_is_left_alone(name, tail):
 def test_stacks_of_older_and_aligned_names_are_left_alone():
     tomogram = put("TS_01.rec")
     for name in ("TS_01.st", "TS_01_ali.mrc", "TS_01_preali.mrc"):
-        series(name)
+        series(name, ispg=1, cella=(0, 0, 0))  # nothing but the name tells
     assert found("TS_01").paths == (tomogram,)
 
 
