@@ -1,5 +1,6 @@
 """The jobs from Python, and what is computed once only."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -8,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from cli_helpers import table
 
 import cryoclass as package
 from cryoclass.inference.engines import BackboneEngine, OnnxEngine, TorchEngine
+from cryoclass.jobs.opening import use_cores
 from cryoclass.progress import Listener
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -204,3 +207,16 @@ def test_no_room_takes_the_name_of_a_verb():
     """Importing a room sets its name on the package, over the function of that name."""
     rooms = {path.stem for path in Path(package.__file__).parent.iterdir()}
     assert not rooms & set(package.__all__)
+
+
+@pytest.mark.parametrize(("wish", "quota", "expected"), [(None, 1, 1), (None, 64, 2), (3, 1, 3)])
+def test_torch_computes_with_no_more_threads_than_the_job_may_use(wish, quota, expected, monkeypatch):
+    """Beyond a container's quota they would only wait for each other."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(quota)), raising=False)
+        assert use_cores(wish) >= 1
+        assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)

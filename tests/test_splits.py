@@ -115,6 +115,26 @@ def test_labels_that_cannot_be_split(labels, words):
         assert word in f"{raised.value} {raised.value.hint}"
 
 
+@pytest.mark.parametrize(
+    ("labels", "test", "ways"),
+    [
+        ([0, 0, 0, 2, 2], 0.2, "Label more of it, or use --test-fraction 0."),  # of two classes none can go
+        ([0, 0, 0, 2], 0.2, "Label more of it."),
+        ([0, 0, 0, 1, 1, 1, 2], 0.2, "Label more of it, or leave it out."),
+        ([0, 0, 0, 1, 1, 1, 2, 2], 0.2, "Label more of it, or leave it out, or use --test-fraction 0."),
+        ([0, 0, 0, 2], 0, "Label more of it."),
+    ],
+)
+def test_a_way_out_leads_to_no_other_error(labels, test, ways):
+    with pytest.raises(ParticleError) as raised:
+        assign_parts(
+            np.array(labels), ["one"] * len(labels), Split(test_fraction=test), seed=0, classes=CLASSES
+        )
+    assert raised.value.hint == ways
+    if "--test-fraction" in ways:
+        assign_parts(np.array(labels), ["one"] * len(labels), Split(test_fraction=0), seed=0, classes=CLASSES)
+
+
 def test_whole_tomograms_that_cannot_be_shared_out():
     labels, names = particles(tomograms=2, per_class=9)
     with pytest.raises(ParticleError, match=r"in 2 tomograms.*at least 3") as raised:

@@ -23,11 +23,13 @@ DEFAULT_PARTICLES = Path("particles.star")
 
 
 def use_cores(wish: int | None) -> int:
-    """Let torch compute with the wished number of threads, or with its own, and return how many threads may read."""
-    if wish is not None:
-        import torch
+    """Let torch compute with the wished number of threads, else with its own, and return how many threads may read.
 
-        torch.set_num_threads(wish)
+    Its own are those of the machine; where a container or a job may use fewer, they would wait for each other.
+    """
+    import torch
+
+    torch.set_num_threads(wish or min(torch.get_num_threads(), cores()))
     return wish or cores()
 
 

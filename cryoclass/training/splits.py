@@ -11,6 +11,7 @@ from cryoclass.errors import ParticleError
 from cryoclass.settings import Split
 
 PARTS = ("train", "val", "test")
+FEWEST_CLASSES = 2
 CANDIDATES = (
     4096  # ways to share out whole tomograms that are looked at; for up to 7 tomograms, all there are
 )
@@ -154,8 +155,18 @@ def _check_classes(labelled: _Labelled) -> None:
         raise ParticleError(
             f"Class {names[small]!r} has {counts[small]} labelled {noun}; each class needs at least {parts}, "
             f"one for each of {', '.join(PARTS[:parts])}.",
-            "Label more of it, or leave it out" + (", or use --test-fraction 0." if parts == 3 else "."),
+            _ways_out(int(counts[small]), len(names), parts),
         )
+
+
+def _ways_out(count: int, classes: int, parts: int) -> str:
+    """Say what helps where a class has too few particles, and nothing that would lead to the next error."""
+    ways = ["Label more of it"]
+    if classes > FEWEST_CLASSES:
+        ways.append("leave it out")
+    if parts == len(PARTS) and count >= parts - 1:
+        ways.append("use --test-fraction 0")
+    return ", or ".join(ways) + "."
 
 
 def _share_particles(labelled: _Labelled, generator: np.random.Generator) -> Integers:
