@@ -16,6 +16,7 @@ from cryoclass.settings import (
     Learner,
     Pretraining,
     WorkRequest,
+    Yardsticks,
     box_to_cut_setting,
     device_setting,
     outdir_setting,
@@ -49,6 +50,7 @@ class PretrainRequest(WorkRequest):
     learner: Learner = Learner()
     boxes: BoxOrigin = BoxOrigin()
     cutting: Cutting = Cutting()
+    yardsticks: Yardsticks = Yardsticks()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +165,7 @@ def _run(
         resume=request.resume,
         own=own,
         facts={"backbone": name, "start": start, "particles": str(request.particles)},
+        yardsticks=request.yardsticks,
         track=listener.track,
         on_period=tell,
     )
