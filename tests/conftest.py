@@ -6,6 +6,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import contextlib
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,27 @@ import pytest
 from cli_helpers import EPOCHS, NETWORK, SIMULATE, Project, Ran
 
 from cryoclass.cli import main
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _export_unwatched():
+    """Let coverage look away while torch exports: it would double the time, and nearly all of that is torch's own Python."""
+    import torch
+
+    export = torch.onnx.export
+
+    @functools.wraps(export)
+    def unwatched(*args, **options):
+        tracer = sys.gettrace()
+        sys.settrace(None)
+        try:
+            return export(*args, **options)
+        finally:
+            sys.settrace(tracer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.onnx, "export", unwatched)
+        yield
 
 
 @pytest.fixture
