@@ -17,24 +17,33 @@ from cli_helpers import EPOCHS, NETWORK, SIMULATE, Project, Ran
 from cryoclass.cli import main
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _export_unwatched():
-    """Let coverage look away while torch exports: it would double the time, and nearly all of that is torch's own Python."""
-    import torch
+def unwatched(function):
+    """Let coverage look away while a function of another package runs: it would take twice the time."""
 
-    export = torch.onnx.export
-
-    @functools.wraps(export)
-    def unwatched(*args, **options):
+    @functools.wraps(function)
+    def run(*args, **options):
         tracer = sys.gettrace()
         sys.settrace(None)
         try:
-            return export(*args, **options)
+            return function(*args, **options)
         finally:
             sys.settrace(tracer)
 
+    return run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _coverage_looks_at_us_only():
+    """Exports and drawings are nearly all torch's and matplotlib's own Python, and a good part of all that the tests run."""
+    if sys.gettrace() is None:
+        yield
+        return
+    import torch
+    from matplotlib.figure import Figure
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.onnx, "export", unwatched)
+        patch.setattr(torch.onnx, "export", unwatched(torch.onnx.export))
+        patch.setattr(Figure, "savefig", unwatched(Figure.savefig))
         yield
 
 
