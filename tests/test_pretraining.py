@@ -364,6 +364,27 @@ def test_the_losses_fall():
     assert all(0 < record.drawing < 1 for record in records)
 
 
+def measured(**change):
+    """Return the first loss in units of the reference, and the discriminants, of a run of one step."""
+    yardsticks = dataclasses.replace(FEW, **change)
+    torch.manual_seed(0)
+    backbone, boxes = load_backbone("res32"), Invention(box=16, pixel_range=(8, 32))
+    run = PretrainingRun(device=CPU, yardsticks=yardsticks)
+    found = teach_shape(backbone, small("res32"), Pretraining(steps=1, species=2), boxes, run)
+    assert found.yardsticks == yardsticks
+    return found.periods[0].describe, backbone.sharpen
+
+
+@pytest.mark.parametrize(
+    "change", [{"reference": 50}, {"sharpening_species": 5}, {"sharpening_batches": (1, 1)}], ids=str
+)
+def test_every_yardstick_is_used(change):
+    loss, discriminants = measured()
+    found_loss, found_discriminants = measured(**change)
+    assert (found_loss != loss) == ("reference" in change)
+    assert not torch.equal(found_discriminants, discriminants)
+
+
 def test_a_gpu_with_too_little_memory_is_told_which_option_to_lower(monkeypatch):
     def too_much(*_ignored):
         raise torch.OutOfMemoryError
