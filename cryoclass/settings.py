@@ -752,3 +752,24 @@ class Pretraining(Settings):
                 f"--contrast {self.contrast:g} compares boxes of one species, but --views is {self.views}.",
                 "Use --views 2.",
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Yardsticks:
+    """On how many species a pre-training is measured; not an option, since scores compare only where these are the same.
+
+    Parameters
+    ----------
+    reference
+        Species whose spread is the unit of descriptions.
+    held_out_species, held_out_views
+        Species that are never trained on, and boxes of each: what the retrieval score is measured on.
+    sharpening_species, sharpening_batches
+        Species of a batch from which the discriminants are made in the end, and the least and most such batches.
+    """
+
+    reference: int = 2000
+    held_out_species: int = 60
+    held_out_views: int = 4
+    sharpening_species: int = 64
+    sharpening_batches: tuple[int, int] = (4, 64)

@@ -6,6 +6,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import contextlib
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,36 @@ import pytest
 from cli_helpers import EPOCHS, NETWORK, SIMULATE, Project, Ran
 
 from cryoclass.cli import main
+
+
+def unwatched(function):
+    """Let coverage look away while a function of another package runs: it would take twice the time."""
+
+    @functools.wraps(function)
+    def run(*args, **options):
+        tracer = sys.gettrace()
+        sys.settrace(None)
+        try:
+            return function(*args, **options)
+        finally:
+            sys.settrace(tracer)
+
+    return run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _coverage_looks_at_us_only():
+    """Exports and drawings are nearly all torch's and matplotlib's own Python, and a good part of all that the tests run."""
+    if sys.gettrace() is None:
+        yield
+        return
+    import torch
+    from matplotlib.figure import Figure
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.onnx, "export", unwatched(torch.onnx.export))
+        patch.setattr(Figure, "savefig", unwatched(Figure.savefig))
+        yield
 
 
 @pytest.fixture

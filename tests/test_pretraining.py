@@ -1,10 +1,12 @@
 """Pre-training on species without end."""
 
 import csv
+import dataclasses
 import hashlib
 import json
 import math
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from cryoclass import PretrainRequest, pretrain
 from cryoclass.backbones.registry import load_backbone, spec
 from cryoclass.backbones.spec import Backbone
 from cryoclass.errors import CryoclassError, UsageError
@@ -24,38 +27,67 @@ from cryoclass.pretraining.batches import snr_at
 from cryoclass.pretraining.loop import PretrainingRun, learning_rate, period_of, teach_shape
 from cryoclass.pretraining.objective import Tasks, contrastive_loss
 from cryoclass.pretraining.own import altered, reversed_about_centre
-from cryoclass.settings import Invention, NetworkInput, Preparation, Pretraining
+from cryoclass.progress import Listener
+from cryoclass.settings import (
+    BoxOrigin,
+    Invention,
+    Learner,
+    NetworkInput,
+    Preparation,
+    Pretraining,
+    Yardsticks,
+)
 from cryoclass.simulation import optics
 
 CPU = torch.device("cpu")
-NETWORK = ["-j", "1", "--device", "cpu", "--input-size", "16", "16", "16"]
-SHORT = ["pretrain", "-n", "4", "-b", "4", *NETWORK]
 FILES = {"backbone.safetensors", "backbone.json", "history.csv", "checkpoint.pt"}
+# Every short period ends with a score, and every run begins with a spread; few species are enough for them here.
+FEW = Yardsticks(
+    reference=100,
+    held_out_species=10,
+    held_out_views=2,
+    sharpening_species=8,
+    sharpening_batches=(2, 2),
+)
+SHORT = PretrainRequest(
+    device="cpu",
+    num_workers=1,
+    pretraining=Pretraining(steps=4, species=4),
+    learner=Learner(input_size=(16, 16, 16)),
+    yardsticks=FEW,
+)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _little_to_compare():
-    """Every short period ends with a score, and every run begins with a spread; few species are enough for them here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(retrieval, "SPECIES", 10)
-        patch.setattr(retrieval, "VIEWS", 2)
-        patch.setattr(loop, "REFERENCE", 200)
-        patch.setattr(sharpening, "LEAST", 2)
-        patch.setattr(sharpening, "SPECIES", 16)
-        yield
+class Heard(Listener):
+    """Keeps what it hears, and plays Ctrl-C after a step."""
+
+    def __init__(self, stop_after=None):
+        self.stop_after, self.notes, self.steps = stop_after, [], []
+
+    def note(self, line):
+        self.notes.append(line)
+
+    def tell(self, event):
+        self.steps.append(event.step)
+        if event.step == self.stop_after:
+            raise KeyboardInterrupt
+
+
+def short(folder, *, learner=None, **pretraining):
+    """Return a request for a short run with some settings changed."""
+    return SHORT.replace(
+        outdir=folder,
+        pretraining=SHORT.pretraining.replace(**pretraining),
+        learner=SHORT.learner.replace(**(learner or {})),
+    )
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The folder of an unbroken run."""
-    from cryoclass.cli import main
-
-    folder = tmp_path_factory.mktemp("finished")
-    argv = [*SHORT, "-o", str(folder / "P")]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["cryoclass", *argv])
-        assert main(argv) == 0
-    return folder / "P"
+    folder = tmp_path_factory.mktemp("finished") / "P"
+    pretrain(short(folder))
+    return folder
 
 
 def weights_of(folder):
@@ -304,7 +336,7 @@ def test_retrieval_is_the_share_of_boxes_nearest_to_their_own_species():
 
 
 def test_held_out_species_are_always_the_same():
-    one, same = (retrieval.held_out(Invention()) for _ in range(2))
+    one, same = (retrieval.held_out(Invention(), FEW) for _ in range(2))
     assert one.boxes.shape == (20, 32, 32, 32)
     assert torch.equal(one.boxes, same.boxes)
     assert one.species.tolist() == np.repeat(np.arange(10), 2).tolist()
@@ -313,15 +345,17 @@ def test_held_out_species_are_always_the_same():
 # ---------------------------------------------------------------------------------------------- learning
 
 
-def test_the_losses_fall(monkeypatch):
-    monkeypatch.setattr(loop, "REFERENCE", 2000)  # a few rare species make much of the spread
-    monkeypatch.setattr(retrieval, "VIEWS", 1)
+def test_the_losses_fall():
     settings = Pretraining(steps=40, species=16, views=2, contrast=0.1)
-    easy = Invention(pixel_range=(8, 8), first_snr=(20, 20), snr=(20, 20), neighbours=0, membrane_chance=0)
+    # As many voxels as the network sees: the boxes of 32 pixels of 8 A would be resampled to these.
+    easy = Invention(
+        box=16, pixel_range=(16, 16), first_snr=(20, 20), snr=(20, 20), neighbours=0, membrane_chance=0
+    )
+    # A few rare species make much of the spread, so that it needs many.
+    yardsticks = dataclasses.replace(FEW, reference=1000, held_out_views=1)
     torch.manual_seed(0)
-    records = teach_shape(
-        load_backbone("res32"), small("res32"), settings, easy, PretrainingRun(device=CPU)
-    ).periods
+    run = PretrainingRun(device=CPU, yardsticks=yardsticks)
+    records = teach_shape(load_backbone("res32"), small("res32"), settings, easy, run).periods
     assert [record.step for record in records] == list(range(1, 41))
     assert [record.boxes for record in records] == [32 * record.step for record in records]
     contrast, describe = ([getattr(record, part) for record in records] for part in ("contrast", "describe"))
@@ -330,24 +364,44 @@ def test_the_losses_fall(monkeypatch):
     assert all(0 < record.drawing < 1 for record in records)
 
 
+def measured(**change):
+    """Return the first loss in units of the reference, and the discriminants, of a run of one step."""
+    yardsticks = dataclasses.replace(FEW, **change)
+    torch.manual_seed(0)
+    backbone, boxes = load_backbone("res32"), Invention(box=16, pixel_range=(8, 32))
+    run = PretrainingRun(device=CPU, yardsticks=yardsticks)
+    found = teach_shape(backbone, small("res32"), Pretraining(steps=1, species=2), boxes, run)
+    assert found.yardsticks == yardsticks
+    return found.periods[0].describe, backbone.sharpen
+
+
+@pytest.mark.parametrize(
+    "change", [{"reference": 50}, {"sharpening_species": 5}, {"sharpening_batches": (1, 1)}], ids=str
+)
+def test_every_yardstick_is_used(change):
+    loss, discriminants = measured()
+    found_loss, found_discriminants = measured(**change)
+    assert (found_loss != loss) == ("reference" in change)
+    assert not torch.equal(found_discriminants, discriminants)
+
+
 def test_a_gpu_with_too_little_memory_is_told_which_option_to_lower(monkeypatch):
     def too_much(*_ignored):
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(loop, "draw_batch", too_much)  # no GPU here that would run out of it
-    settings = Pretraining(steps=2, species=4)
+    settings, run = Pretraining(steps=2, species=4), PretrainingRun(device=CPU, yardsticks=FEW)
     with pytest.raises(CryoclassError, match="too little memory") as raised:
-        teach_shape(load_backbone("res32"), small("res32"), settings, Invention(), PretrainingRun(device=CPU))
+        teach_shape(load_backbone("res32"), small("res32"), settings, Invention(), run)
     assert "--batch-species" in raised.value.hint
 
 
-# ------------------------------------------------------------------------------------------ command line
+# -------------------------------------------------------------------------------------------- whole runs
 
 
 def test_a_run_leaves_weights_card_and_history(finished):
     assert {path.name for path in finished.iterdir()} == FILES
     card, history = card_of(finished), history_of(finished)
-    assert shlex.split(card["command"]) == ["cryoclass", *SHORT, "-o", str(finished)]
     assert card["backbone"] == "res32"
     assert card["start"] == "random"
     assert card["device"] == "cpu"
@@ -361,7 +415,7 @@ def test_a_run_leaves_weights_card_and_history(finished):
     assert card["pretraining"]["seed"] == 0
     assert card["invention"] == Invention().to_dict()
     written = load_backbone("res32", weights=finished / "backbone.safetensors")
-    found = retrieval.retrieval(written, Preparer(small("res32")), retrieval.held_out(Invention()))
+    found = retrieval.retrieval(written, Preparer(small("res32")), retrieval.held_out(Invention(), FEW))
     assert card["scores"]["retrieval"] == pytest.approx(found, abs=1e-4)
     assert "20 boxes of 10 invented species" in card["scores"]["what"]
     assert [row["step"] for row in history] == ["1", "2", "3", "4"]
@@ -394,10 +448,9 @@ def test_the_card_says_what_the_weights_have_learnt_from(finished):
     assert facts.learnt_from.pixel_range == (8, 32)
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(cryoclass, finished, tmp_path):
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(finished, tmp_path):
     for seed in (0, 1):
-        ran = cryoclass(*SHORT, "-o", tmp_path / str(seed), "--seed", seed)
-        assert ran.status == 0, ran.err
+        pretrain(short(tmp_path / str(seed), seed=seed))
     assert weights_of(tmp_path / "0") == weights_of(finished)
     assert weights_of(tmp_path / "1") != weights_of(finished)
     first = ("step", "boxes", "lr", "snr_low", "snr_high", "describe", "contrast", "retrieval")
@@ -408,28 +461,19 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(cryoclass, f
 
 
 @pytest.fixture
-def interrupted(cryoclass, tmp_path, monkeypatch):
+def interrupted(tmp_path):
     """The folder of a run that Ctrl-C has ended after its second step."""
-
-    def interrupt(period):
-        if period.step == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(sys.modules["cryoclass.cli.pretrain"], "_say_period", interrupt)
-        ran = cryoclass(*SHORT, "-o", tmp_path / "P")
-    assert ran.status == 130
-    assert "interrupted" in ran.err
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(short(tmp_path / "P"), Heard(stop_after=2))
     assert {path.name for path in (tmp_path / "P").iterdir()} == {"checkpoint.pt", "history.csv"}
     assert [row["step"] for row in history_of(tmp_path / "P")] == ["1", "2"]
     return tmp_path / "P"
 
 
-def test_a_resumed_run_gives_the_weights_of_an_unbroken_one(cryoclass, finished, interrupted):
-    ran = cryoclass(*SHORT, "-o", interrupted, "--resume")
-    assert ran.status == 0, ran.err
-    assert "step      2" not in ran.err
-    assert "step      3" in ran.err
+def test_a_resumed_run_gives_the_weights_of_an_unbroken_one(finished, interrupted):
+    heard = Heard()
+    pretrain(short(interrupted).replace(resume=True), heard)
+    assert heard.steps == [3, 4]
     assert weights_of(interrupted) == weights_of(finished)
     first = ("step", "boxes", "lr", "describe", "contrast", "retrieval")
     one, other = history_of(interrupted), history_of(finished)
@@ -439,55 +483,80 @@ def test_a_resumed_run_gives_the_weights_of_an_unbroken_one(cryoclass, finished,
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("--lr 0.001", "lr was 0.003, now 0.001"),
-        ("--seed 3", "seed was 0, now 3"),
-        ("--tilt 50 60", r"tilt was [45.0, 68.0], now [50.0, 60.0]"),
-        ("--input-size 16 16 8", "input_size was [16, 16, 16], now [16, 16, 8]"),
-        ("--backbone r3d10", "backbone was res32, now r3d10"),
+        ({"lr": 0.001}, "lr was 0.003, now 0.001"),
+        ({"seed": 3}, "seed was 0, now 3"),
+        ({"tilt": (50, 60)}, "tilt was [45.0, 68.0], now [50, 60]"),
+        ({"input_size": (16, 16, 8)}, "input_size was [16, 16, 16], now [16, 16, 8]"),
+        ({"backbone": "r3d10"}, "backbone was res32, now r3d10"),
+        ({"reference": 200}, "yardsticks was {'reference': 100,"),
     ],
 )
-def test_a_run_is_resumed_with_its_own_settings_only(cryoclass, interrupted, change, words):
+def test_a_run_is_resumed_with_its_own_settings_only(interrupted, change, words):
     before = (interrupted / "checkpoint.pt").read_bytes()
-    ran = cryoclass(*SHORT, *change.split(), "-o", interrupted, "--resume")
-    assert ran.status == 2
-    assert "belongs to another run" in ran.err
-    assert words in " ".join(ran.err.split())
-    assert "--resume" in ran.err
+    with pytest.raises(UsageError, match="belongs to another run") as raised:
+        pretrain(changed(short(interrupted).replace(resume=True), **change))
+    assert words in str(raised.value)
+    assert "--resume" in raised.value.hint
     assert (interrupted / "checkpoint.pt").read_bytes() == before
 
 
-def test_an_interrupted_run_is_not_thrown_away_unasked(cryoclass, interrupted):
+def changed(request, **change):
+    """Return a request with a setting changed in whichever of its groups has one of that name."""
+    (name,) = change
+    groups = {key: getattr(request, key) for key in ("pretraining", "invention", "learner", "yardsticks")}
+    key = next(key for key, group in groups.items() if hasattr(group, name))
+    return request.replace(**{key: dataclasses.replace(groups[key], **change)})
+
+
+def test_an_interrupted_run_is_not_thrown_away_unasked(interrupted):
     before = (interrupted / "checkpoint.pt").read_bytes()
-    ran = cryoclass(*SHORT, "-o", interrupted)
-    assert ran.status == 2
-    assert "holds an interrupted run" in ran.err
-    assert "--resume" in ran.err
+    with pytest.raises(UsageError, match="holds an interrupted run") as raised:
+        pretrain(short(interrupted))
+    assert "--resume" in raised.value.hint
     assert (interrupted / "checkpoint.pt").read_bytes() == before
 
 
-def test_a_finished_run_is_overwritten_only_when_asked(cryoclass, tmp_path):
-    argv = [*SHORT, "-o", tmp_path, "-n", 1]
-    assert cryoclass(*argv).status == 0
+def test_a_finished_run_is_overwritten_only_when_asked(tmp_path):
+    pretrain(short(tmp_path, steps=1))
     before = weights_of(tmp_path)
-    ran = cryoclass(*argv, "--seed", 1)
-    assert ran.status == 2
-    assert "holds a finished run" in ran.err
+    again = short(tmp_path, steps=1, seed=1)
+    with pytest.raises(UsageError, match="holds a finished run"):
+        pretrain(again)
     assert weights_of(tmp_path) == before
-    ran = cryoclass(*argv, "--seed", 1, "--overwrite")
-    assert ran.status == 0, ran.err
+    pretrain(again.replace(overwrite=True))
     assert weights_of(tmp_path) != before
     assert card_of(tmp_path)["pretraining"]["seed"] == 1
     assert len(history_of(tmp_path)) == 1
 
 
-def test_resuming_a_finished_run_takes_no_further_step(cryoclass, tmp_path):
-    argv = [*SHORT, "-o", tmp_path, "-n", 1]
-    assert cryoclass(*argv).status == 0
-    before = weights_of(tmp_path)
+def test_resuming_a_finished_run_takes_no_further_step(finished, tmp_path):
+    folder, heard = tmp_path / "P", Heard()
+    shutil.copytree(finished, folder)
+    pretrain(short(folder).replace(resume=True), heard)
+    assert heard.steps == []
+    assert weights_of(folder) == weights_of(finished)
+
+
+def test_typed_as_a_command_it_is_interrupted_and_goes_on(cryoclass, tmp_path, monkeypatch):
+    argv = ["pretrain", "-n", 2, "-b", 4, "-j", 1, "--device", "cpu", "--input-size", 16, 16, 16]
+    argv = [*map(str, argv), "--backbone", "rb3d", "-o", str(tmp_path / "P")]
+    say = sys.modules["cryoclass.cli.pretrain"]
+
+    def interrupt(_period):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(say, "_say_period", interrupt)
+        ran = cryoclass(*argv)
+    assert ran.status == 130
+    assert "interrupted" in ran.err
+    monkeypatch.setattr(sys, "argv", ["cryoclass", *argv, "--resume"])
     ran = cryoclass(*argv, "--resume")
     assert ran.status == 0, ran.err
     assert "step      1" not in ran.err
-    assert weights_of(tmp_path) == before
+    assert "step      2" in ran.err
+    assert shlex.split(card_of(tmp_path / "P")["command"]) == ["cryoclass", *argv]
+    assert "240 boxes of 60 invented species" in card_of(tmp_path / "P")["scores"]["what"]
 
 
 @pytest.mark.parametrize(
@@ -518,17 +587,15 @@ def test_a_loss_that_explodes_is_an_error_and_never_a_checkpoint(tmp_path):
     with torch.no_grad():
         backbone.conv1.weight.fill_(torch.inf)
     settings = Pretraining(steps=2, species=4)
-    run = PretrainingRun(device=CPU, folder=tmp_path)
+    run = PretrainingRun(device=CPU, folder=tmp_path, yardsticks=FEW)
     with pytest.raises(CryoclassError, match=r"before step 1.*no longer a number") as raised:
         teach_shape(backbone, small("res32"), settings, Invention(), run)
     assert "--lr" in raised.value.hint
     assert not list(tmp_path.iterdir())
 
 
-def test_another_network_can_be_taught(cryoclass, tmp_path):
-    size = ["--input-size", 8, 16, 16]
-    ran = cryoclass(*SHORT, "-n", 2, "--backbone", "r3d10", *size, "-o", tmp_path)
-    assert ran.status == 0, ran.err
+def test_another_network_can_be_taught(tmp_path):
+    pretrain(short(tmp_path, steps=2, learner={"backbone": "r3d10", "input_size": (8, 16, 16)}))
     assert card_of(tmp_path)["backbone"] == "r3d10"
     assert card_of(tmp_path)["preparation"]["input_size"] == [8, 16, 16]
     assert card_of(tmp_path)["natural_units"] is False, "only Res32 ends with discriminants"
@@ -536,13 +603,12 @@ def test_another_network_can_be_taught(cryoclass, tmp_path):
     assert loaded(torch.zeros((2, 1, 8, 16, 16))).isfinite().all()
 
 
-def test_a_run_can_start_from_the_weights_of_another(cryoclass, finished, tmp_path):
+def test_a_run_can_start_from_the_weights_of_another(finished, tmp_path):
     path, statistics = finished / "backbone.safetensors", []
     before = safetensors.torch.load_file(path)
     for seed, lr in ((0, 1e-9), (0, 1e-8), (1, 1e-9)):
-        argv = [*SHORT, "-n", 1, "--seed", seed, "--lr", f"{lr:.0e}", "--weights", path]
-        ran = cryoclass(*argv, "-o", tmp_path, "--overwrite")
-        assert ran.status == 0, ran.err
+        request = short(tmp_path, steps=1, seed=seed, lr=lr, learner={"weights": path})
+        pretrain(request.replace(overwrite=True))
         assert card_of(tmp_path)["start"] == str(path)
         after = safetensors.torch.load(weights_of(tmp_path))
         assert torch.allclose(before["conv1.weight"], after["conv1.weight"], atol=1e-6)
@@ -552,11 +618,10 @@ def test_a_run_can_start_from_the_weights_of_another(cryoclass, finished, tmp_pa
     assert not torch.allclose(statistics[0], statistics[2], atol=1e-4)
 
 
-def test_own_particles_take_part_whatever_their_box(cryoclass, here):
-    argv = [*SHORT, "-n", 2, "--views", 2, "--contrast", 0.1, "-o", "P"]
-    ran = cryoclass(*argv, "Extract/particles.star")
-    assert ran.status == 0, ran.err
-    assert "36 of 36 particles of Extract/particles.star take part" in ran.err
+def test_own_particles_take_part_whatever_their_box(here):
+    heard, own = Heard(), Path("Extract/particles.star")
+    pretrain(short(here / "P", steps=2, views=2, contrast=0.1).replace(particles=own), heard)
+    assert "36 of 36 particles of Extract/particles.star take part" in heard.notes
     card, history = card_of(here / "P"), history_of(here / "P")
     assert card["own_particles"] == 36
     assert card["boxes"] == 2 * 2 * (4 + 1)  # steps, views, invented species and own particles
@@ -564,46 +629,45 @@ def test_own_particles_take_part_whatever_their_box(cryoclass, here):
     assert all(value.isfinite().all() for value in safetensors.torch.load(weights_of(here / "P")).values())
 
 
-def test_own_particles_of_another_depth_cannot_keep_it(cryoclass, here):
-    argv = [*SHORT, "--views", 2, "--contrast", 0.1, "--depth", "keep", "-o", "P"]
-    ran = cryoclass(*argv, "Extract/particles.star")
-    assert ran.status == 2
-    assert "--depth keep leaves your boxes 16 slices and the invented ones 32" in ran.err
-    assert "--depth resize" in ran.err
+def test_own_particles_of_another_depth_cannot_keep_it(here):
+    request = short(here / "P", views=2, contrast=0.1, learner={"depth": "keep"})
+    with pytest.raises(
+        UsageError, match="keep leaves your boxes 16 slices and the invented ones 32"
+    ) as raised:
+        pretrain(request.replace(particles=Path("Extract/particles.star")))
+    assert "--depth resize" in raised.value.hint
     assert not (here / "P").exists()
 
 
-def test_boxes_can_keep_their_depth(cryoclass, tmp_path):
-    ran = cryoclass(*SHORT, "-n", 1, "--depth", "keep", "-o", tmp_path)
-    assert ran.status == 0, ran.err
+def test_boxes_can_keep_their_depth(tmp_path):
+    pretrain(short(tmp_path, steps=1, learner={"depth": "keep"}))
+    assert card_of(tmp_path)["preparation"]["depth"] == "keep"
 
 
-def test_comparing_alone_can_be_learnt_with_own_particles(cryoclass, here):
-    argv = [*SHORT, "-n", 1, "--views", 3, "--contrast", 1, "--describe", 0, "-o", "P"]
-    ran = cryoclass(*argv, "Extract/particles.star")
-    assert ran.status == 0, ran.err
+def test_comparing_alone_can_be_learnt_with_own_particles(here):
+    request = short(here / "P", steps=1, views=3, contrast=1, describe=0)
+    pretrain(request.replace(particles=Path("Extract/particles.star")))
     assert card_of(here / "P")["boxes"] == 3 * (4 + 1)
 
 
-def test_own_particles_are_known_by_what_they_are(cryoclass, here, extracted, monkeypatch):
-    argv = [*SHORT, "-n", 1, "--views", 2, "--contrast", 0.1]
-    assert cryoclass(*argv, "-o", "P", "Extract/particles.star").status == 0
+def test_own_particles_are_known_by_what_they_are(here, extracted, monkeypatch):
+    request = short(here / "P", steps=1, views=2, contrast=0.1)
+    pretrain(request.replace(particles=Path("Extract/particles.star")))
     lines = extracted.particles.read_text().rstrip().split("\n")
     (here / "others.star").write_text("\n".join([*lines[:-1], ""]))
-    ran = cryoclass(*argv, "-o", "P", "others.star", "--resume")
-    assert ran.status == 2
-    assert "particles was" in ran.err
+    with pytest.raises(CryoclassError, match="particles was"):
+        pretrain(request.replace(particles=Path("others.star"), resume=True))
     monkeypatch.chdir(extracted.root.parent)
-    ran = cryoclass(*argv, "-o", here / "P", extracted.particles, "--resume")
-    assert ran.status == 0, ran.err
-    assert "step      1" not in ran.err
+    before = weights_of(here / "P")
+    pretrain(request.replace(particles=extracted.particles, resume=True))
+    assert weights_of(here / "P") == before
 
 
-def test_own_particles_can_be_cut_from_tomograms(cryoclass, here, extracted):
-    argv = [*SHORT, "-n", 1, "--views", 2, "--contrast", 0.1, "-o", "P", extracted.coordinates]
-    ran = cryoclass(*argv, "--tomograms", extracted.tomograms, "--box", 32)
-    assert ran.status == 0, ran.err
-    card = card_of(here / "P")
+def test_own_particles_can_be_cut_from_tomograms(tmp_path, extracted):
+    request = short(tmp_path / "P", steps=1, views=2, contrast=0.1)
+    boxes = BoxOrigin(tomograms=extracted.tomograms)
+    pretrain(request.replace(particles=extracted.coordinates, boxes=boxes, box=32))
+    card = card_of(tmp_path / "P")
     assert card["own_particles"] == 36
     assert card["learnt_from"]["pixel_range"] == [8, 40], "the user's 20 A in boxes of 32 pixels, seen in 16"
 

@@ -3,6 +3,7 @@
 Nothing here imports torch; commands import what they need when they run, so that ``--help`` is instant.
 """
 
+import functools
 import inspect
 import sys
 from collections.abc import Callable, Sequence
@@ -111,12 +112,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(words: Sequence[str]) -> int:
     console.say_less()
     try:
-        status = app(args=list(words), prog_name="cryoclass", standalone_mode=False)
+        status = _program()(args=list(words), prog_name="cryoclass", standalone_mode=False)
     except _TyperUsageError as problem:
         return _wrong_usage(problem)
     except SystemExit as stop:  # a signal, in a job of RELION
         return stop.code if isinstance(stop.code, int) else 1
     return int(status or 0)
+
+
+@functools.cache
+def _program() -> Any:
+    """Build the commands with all their options once, however often one is called in a process."""
+    return typer.main.get_command(app)
 
 
 def _wrong_usage(problem: Any) -> int:

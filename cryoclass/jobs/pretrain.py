@@ -16,6 +16,7 @@ from cryoclass.settings import (
     Learner,
     Pretraining,
     WorkRequest,
+    Yardsticks,
     box_to_cut_setting,
     device_setting,
     outdir_setting,
@@ -52,6 +53,7 @@ class PretrainRequest(WorkRequest):
     learner: Learner = Learner()
     boxes: BoxOrigin = BoxOrigin()
     cutting: Cutting = Cutting()
+    yardsticks: Yardsticks = Yardsticks()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +182,7 @@ def _run(
             "start": content(weights)[:12] if weights else start,
             "particles": digest(own.source.fingerprint())[:12] if own else "none",
         },
+        yardsticks=request.yardsticks,
         track=listener.track,
         on_period=tell,
     )

@@ -7,8 +7,8 @@ import torch
 
 from cryoclass.backbones.spec import Backbone
 from cryoclass.card import EMBEDDING, PARTICLES, BackboneCard, current_versions
-from cryoclass.pretraining import retrieval
 from cryoclass.pretraining.loop import Pretrained
+from cryoclass.pretraining.retrieval import SNR
 from cryoclass.settings import Invention, Preparation, Pretraining
 
 HISTORY = "history.csv"
@@ -37,6 +37,8 @@ def make_card(
     facts
         What else should be known: name of the backbone, command, start, device, the user's own particles.
     """
+    species = result.yardsticks.held_out_species
+    shown = species * result.yardsticks.held_out_views
     return BackboneCard(
         preparation=preparation,
         **dict(backbone.facts),
@@ -48,8 +50,8 @@ def make_card(
         scores={
             "retrieval": round(result.retrieval, 4),
             "what": (
-                f"share of {retrieval.SPECIES * retrieval.VIEWS} boxes of {retrieval.SPECIES} invented species never "
-                f"trained on, at a variance SNR of {retrieval.SNR}, whose nearest box shows the same species"
+                f"share of {shown} boxes of {species} invented species never "
+                f"trained on, at a variance SNR of {SNR}, whose nearest box shows the same species"
             ),
         },
         pretraining=settings.to_dict(),

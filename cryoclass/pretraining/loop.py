@@ -24,7 +24,7 @@ from cryoclass.pretraining.own import altered
 from cryoclass.pretraining.retrieval import held_out, retrieval
 from cryoclass.pretraining.sharpen import sharpen
 from cryoclass.progress import Track, silent
-from cryoclass.settings import Invention, Preparation, Pretraining
+from cryoclass.settings import Invention, Preparation, Pretraining, Yardsticks
 from cryoclass.simulation.species import describe
 from cryoclass.training.boxes import KeptBoxes
 from cryoclass.training.checkpoint import load_checkpoint, save_checkpoint
@@ -33,7 +33,6 @@ from cryoclass.training.loop import memory_explained
 WARM_UP = 0.03  # share of the steps in which the learning rate rises
 PERIODS = 40  # the history's lines, and checkpoints
 LONGEST = 1000  # steps of a period
-REFERENCE = 2000  # species whose spread is the unit of descriptions
 KEYS = {"backbone", "tasks", "optimizer", "records"}
 
 
@@ -78,6 +77,8 @@ class PretrainingRun:
         The user's unlabelled particles; a quarter of the species of each step are theirs then.
     facts
         What else must be the same for the run to be resumed.
+    yardsticks
+        On how many species the run is measured.
     track
         Hears about the progress within a period.
     on_period
@@ -89,6 +90,7 @@ class PretrainingRun:
     resume: bool = False
     own: KeptBoxes | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
+    yardsticks: Yardsticks = Yardsticks()
     track: Track = silent
     on_period: Callable[[Sequence[Period]], None] = _nobody
 
@@ -98,10 +100,11 @@ OWN_SHARE = 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """What came out: the history, and the score of the backbone as it is at the end."""
+    """What came out: the history, the score of the backbone as it is at the end, and on what it was measured."""
 
     periods: tuple[Period, ...]
     retrieval: float
+    yardsticks: Yardsticks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +143,7 @@ def teach_shape(
     _check_boxes(preparation, invention, run.own)
     torch.backends.cudnn.benchmark = True  # every step has the same shapes
     torch.manual_seed(settings.seed)  # the tasks' heads are drawn from torch's own generator
-    tasks = Tasks(backbone.width, *_spread(settings, invention)).to(run.device)
+    tasks = Tasks(backbone.width, *_spread(settings.seed, invention, run.yardsticks.reference)).to(run.device)
     backbone.to(run.device).to(memory_format=torch.channels_last_3d)
     bench = _Bench(
         backbone=backbone,
@@ -157,7 +160,7 @@ def teach_shape(
         run=run,
     )
     records = _resumed(bench)
-    shown = held_out(invention).to(run.device)
+    shown = held_out(invention, run.yardsticks).to(run.device)
     done = records[-1].step if records else 0
     while done < settings.steps:
         steps = range(done, min(done + period_of(settings), settings.steps))
@@ -173,8 +176,9 @@ def teach_shape(
         run.on_period(records)
     backbone.facts = WeightFacts(learnt_from=_learnt_from(preparation, invention, run.own))
     if isinstance(backbone, Res32):
-        sharpen(backbone, bench.preparer, invention, run.device, settings.steps)
-    return Pretrained(periods=tuple(records), retrieval=retrieval(backbone, bench.preparer, shown))
+        sharpen(backbone, bench.preparer, invention, run.yardsticks, run.device, settings.steps)
+    score = retrieval(backbone, bench.preparer, shown)
+    return Pretrained(periods=tuple(records), retrieval=score, yardsticks=run.yardsticks)
 
 
 def _check_boxes(preparation: Preparation, invention: Invention, own: KeptBoxes | None) -> None:
@@ -298,12 +302,12 @@ def learning_rate(done: float, highest: float) -> float:
     return highest * 0.5 * (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP)))
 
 
-def _spread(settings: Pretraining, invention: Invention) -> tuple[Tensor, Tensor]:
+def _spread(seed: int, invention: Invention, species: int) -> tuple[Tensor, Tensor]:
     """Return mean and deviation of descriptions over many species, drawn on the CPU whatever the device."""
-    generator = torch.Generator().manual_seed(settings.seed)
+    generator = torch.Generator().manual_seed(seed)
     described = []
     for _ in range(10):
-        drawn, angpix = invent(REFERENCE // 10, invention, generator)
+        drawn, angpix = invent(species // 10, invention, generator)
         described.append(describe(drawn, angpix * invention.box / 32))
     every = torch.cat(described)
     return every.mean(0), every.std(0)
@@ -345,5 +349,6 @@ def _settings(bench: _Bench) -> dict[str, str]:
         **{name: str(value) for name, value in facts.items()},
         **{name: str(value) for name, value in bench.preparer.settings.to_dict().items()},
         "weights": str(sum(weight.numel() for weight in bench.backbone.parameters())),
+        "yardsticks": str(asdict(bench.run.yardsticks)),
         "own particles": "none" if own is None else str(len(own.rows)),
     }

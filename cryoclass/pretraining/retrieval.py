@@ -13,9 +13,9 @@ from cryoclass.backbones.weights import load_weights
 from cryoclass.card import BackboneCard
 from cryoclass.preparation import Preparer
 from cryoclass.pretraining.batches import draw_batch
-from cryoclass.settings import Invention
+from cryoclass.settings import Invention, Yardsticks
 
-SPECIES, VIEWS, SNR = 60, 4, 0.1
+SNR = 0.1
 SEED = 2**32 - 2  # training makes its seeds of two numbers, so these species never come up there
 CHUNK = 100  # boxes
 
@@ -32,11 +32,12 @@ class HeldOut:
         return HeldOut(boxes=self.boxes.to(device), species=self.species.to(device))
 
 
-def held_out(invention: Invention) -> HeldOut:
-    """Draw, on the CPU and so always the same, ``SPECIES`` species, ``VIEWS`` boxes of each, at a variance SNR of ``SNR``."""
+def held_out(invention: Invention, yardsticks: Yardsticks) -> HeldOut:
+    """Draw, on the CPU and so always the same, boxes of species that are never trained on, at a variance SNR of ``SNR``."""
+    count, views = yardsticks.held_out_species, yardsticks.held_out_views
     generator = torch.Generator().manual_seed(SEED)
-    drawn = draw_batch(SPECIES, VIEWS, (SNR, SNR), invention, generator)
-    species = torch.arange(SPECIES).repeat_interleave(VIEWS)
+    drawn = draw_batch(count, views, (SNR, SNR), invention, generator)
+    species = torch.arange(count).repeat_interleave(views)
     return HeldOut(boxes=drawn.boxes.flatten(0, 1), species=species)
 
 
@@ -61,4 +62,4 @@ def retrieval_of(entry: BackboneSpec, weights: Path, card: BackboneCard) -> floa
         name: tuple(value) if isinstance(value, list) else value for name, value in card.invention.items()
     }
     preparer = Preparer(entry.resolve())
-    return retrieval(load_weights(entry, weights), preparer, held_out(Invention(**ranges)))
+    return retrieval(load_weights(entry, weights), preparer, held_out(Invention(**ranges), Yardsticks()))

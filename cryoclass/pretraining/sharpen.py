@@ -13,10 +13,9 @@ from torch import Tensor
 from cryoclass.backbones.res32 import Res32
 from cryoclass.preparation import Preparer
 from cryoclass.pretraining.batches import draw_batch
-from cryoclass.settings import Invention
+from cryoclass.settings import Invention, Yardsticks
 
-SPECIES, VIEWS = 64, 4  # of a batch
-LEAST, MOST = 4, 64  # batches
+VIEWS = 4  # of each species
 CHUNK = 64  # boxes
 SEED = 2**32 - 3  # as for the held-out species: never met in training
 FLOOR = 0.01  # of the mean variance, added to every direction, so that none is blown up
@@ -25,7 +24,12 @@ Matrix = NDArray[np.float64]
 
 
 def sharpen(
-    backbone: Res32, preparer: Preparer, invention: Invention, device: torch.device, steps: int
+    backbone: Res32,
+    preparer: Preparer,
+    invention: Invention,
+    yardsticks: Yardsticks,
+    device: torch.device,
+    steps: int,
 ) -> None:
     """Set ``centre`` and ``sharpen`` of a backbone from what it says of new species, at the SNR range of ``invention``.
 
@@ -34,7 +38,8 @@ def sharpen(
     """
     backbone.centre.zero_()
     backbone.sharpen.copy_(torch.eye(backbone.width))
-    batches = min(MOST, max(LEAST, steps // 100))
+    least, most = yardsticks.sharpening_batches
+    batches = [yardsticks.sharpening_species] * min(most, max(least, steps // 100))
     vectors = _vectors(backbone, preparer, invention, device, batches)
     backbone.centre.copy_(torch.from_numpy(vectors.mean((0, 1))))
     backbone.sharpen.copy_(torch.from_numpy(discriminants(vectors)))
@@ -65,13 +70,13 @@ def discriminants(vectors: Matrix) -> Matrix:
 
 @torch.no_grad()
 def _vectors(
-    backbone: Res32, preparer: Preparer, invention: Invention, device: torch.device, batches: int
+    backbone: Res32, preparer: Preparer, invention: Invention, device: torch.device, batches: list[int]
 ) -> Matrix:
     backbone.eval()
     generator = torch.Generator(device).manual_seed(SEED)
     found: list[Tensor] = []
-    for _ in range(batches):
-        raw = draw_batch(SPECIES, VIEWS, invention.snr, invention, generator).boxes
+    for species in batches:
+        raw = draw_batch(species, VIEWS, invention.snr, invention, generator).boxes
         vectors = [backbone(preparer(boxes)) for boxes in raw.flatten(0, 1).split(CHUNK)]
-        found.append(torch.cat(vectors).unflatten(0, (SPECIES, VIEWS)))
+        found.append(torch.cat(vectors).unflatten(0, (species, VIEWS)))
     return torch.cat(found).double().cpu().numpy()

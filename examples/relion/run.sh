@@ -15,8 +15,8 @@ cryoclass simulate -o Import --species 2 --per-species 40 --tomograms 4 --snr 2 
 # 2. Cut the subtomograms.
 cryoclass extract Import/coordinates.star --tomograms Import/tomograms --box 24 -o Extract
 
-# 3. Teach a small network from the labelled half.
-cryoclass finetune Extract/particles.star --backbone r3d10 --recipe quick --input-size 8 24 24 --epochs 20 -o Finetune
+# 3. Teach the classes to the network that comes with cryoclass, from the labelled half: it stays as it is, its head learns.
+cryoclass finetune Extract/particles.star --freeze -o Finetune
 
 # 4. Classify all particles, called as RELION calls an External job; it finds its markers and outputs in that folder.
 cryoclass predict --o External/job001/ --in_parts Extract/particles.star --model Finetune --split_classes Yes --j 2

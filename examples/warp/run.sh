@@ -12,9 +12,8 @@ echo "folder: $PWD"
 cryoclass simulate --dialect warp -o Warp --species 2 --per-species 40 --tomograms 4 --snr 2 --labelled 0.5 \
     --angpix 10 --box 24 --size 32 128 128
 
-# 2. Teach a small network; its boxes are cut out of the tomograms on the fly.
-cryoclass finetune Warp/coordinates.star --tomograms Warp/tomograms --box 24 \
-    --backbone r3d10 --recipe quick --input-size 8 24 24 --epochs 20 -o Finetune
+# 2. Teach the classes to the network that comes with cryoclass; the boxes are cut out of the tomograms on the fly.
+cryoclass finetune Warp/coordinates.star --tomograms Warp/tomograms --box 24 --freeze -o Finetune
 
 # 3. One ONNX file with everything inside, for any program on any machine.
 cryoclass export Finetune -o model.onnx
