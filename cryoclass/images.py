@@ -45,16 +45,21 @@ class FileSource:
         first, volume = self._first_readable()
         self.box = first.shape[0]
         self.angpix = _file_angpix(particles, volume, angpix)
+        self._by_header = angpix is None and particles.angpix is None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def read(self, index: int) -> np.ndarray:
         """Return the box of one row, ``[z, y, x]`` float32; see :class:`Source`."""
-        data = self._open(index)[0]
+        data, volume = self._open(index)
         if data.shape[0] != self.box:
             raise VolumeError(
                 f"{self.images[index]} has a box of {data.shape[0]}, the others have {self.box} pixels."
+            )
+        if self._by_header and volume.angpix is not None and not agree(volume.angpix, self.angpix):
+            raise VolumeError(
+                f"{self.images[index]} has pixels of {volume.angpix:g} A, the others of {self.angpix:g} A."
             )
         voxels = np.array(data, dtype=np.float32)
         check_finite(voxels, Path(self.images[index]))

@@ -12,7 +12,7 @@ import numpy as np
 from cryoclass.errors import ParticleError
 from cryoclass.star.extracted import BoxPlaces, ExtractedBoxes, frames_to_write, with_boxes, with_places
 from cryoclass.star.frames import Frame, origins_in_tomogram
-from cryoclass.star.names import SUFFIXES, Finder, names_meant, respelled, split_index
+from cryoclass.star.names import SUFFIXES, Finder, names_meant, respelled, split_index, stated_angpix
 from cryoclass.star.optimisation import OptimisationSet
 from cryoclass.star.particle_file import ParticleFile, read_particle_file
 
@@ -203,6 +203,14 @@ class Particles:
     def angpix(self) -> np.ndarray | None:
         """Pixel size in angstroms of each particle's image (n,); ``None`` where the file says none."""
         return self.file.rows.angpix
+
+    @cached_property
+    def named_angpix(self) -> np.ndarray | None:
+        """Pixel size in angstroms in the name of each particle's tomogram (n,); ``None`` where one has none."""
+        sizes = {name: stated_angpix(name) for name in set(self.tomograms)}
+        if None in sizes.values():
+            return None
+        return np.array([sizes[name] for name in self.tomograms], dtype=np.float64)
 
     @cached_property
     def tilt_series_angpix(self) -> np.ndarray | None:

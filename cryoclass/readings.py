@@ -128,7 +128,8 @@ def positions_in(
     ParticleError
         A size that the frame needs is unknown.
     """
-    image, unbinned = particles.angpix, particles.tilt_series_angpix
+    image = particles.named_angpix if frame is Frame.NAMED_PIXELS else particles.angpix
+    unbinned = particles.tilt_series_angpix
     to_voxel = affine(
         frame,
         site.geometry,
@@ -150,7 +151,8 @@ def spread_of(frame: Frame, sites: Sequence[Site], particles: Particles) -> Spre
 
 def unit_in(frame: Frame, site: Site, particles: Particles) -> float | None:
     """Return how many angstroms a coordinate counts in a frame that starts at the first voxel; ``None`` elsewhere."""
-    row, image, unbinned = site.rows[0], particles.angpix, particles.tilt_series_angpix
+    row, unbinned = site.rows[0], particles.tilt_series_angpix
+    image = particles.named_angpix if frame is Frame.NAMED_PIXELS else particles.angpix
     match frame:
         case Frame.ANGSTROMS:
             return 1.0
@@ -158,7 +160,7 @@ def unit_in(frame: Frame, site: Site, particles: Particles) -> float | None:
             return site.geometry.angpix
         case Frame.TILT_SERIES_PIXELS:
             return site.geometry.tilt_series_angpix if unbinned is None else float(unbinned[row])
-        case Frame.IMAGE_PIXELS:
+        case Frame.IMAGE_PIXELS | Frame.NAMED_PIXELS:
             return None if image is None else float(image[row])
     return None
 
@@ -193,7 +195,8 @@ def read_frame(particles: Particles, sites: Sequence[Site], settings: Extraction
     if not fitting:  # that they lie outside, or that a size is missing, is an error of its own
         return Reading(frame=frames[0], how="stated")
     filling = [frame for frame, spread in fitting.items() if spread.fills]
-    only = list(fitting) if complete and len(fitting) == 1 else filling
+    alone = complete and len(fitting) == 1 and not _is_doubtful(*next(iter(fitting.items())))
+    only = list(fitting) if alone else filling
     if len(only) == 1:
         return Reading(
             frame=only[0], how="told", others=tuple(frame for frame in known if frame is not only[0])
@@ -202,6 +205,14 @@ def read_frame(particles: Particles, sites: Sequence[Site], settings: Extraction
     return Reading(
         frame=first, how="undecided", others=tuple(frame for frame in frames if frame is not first)
     )
+
+
+def _is_doubtful(frame: Frame, spread: Spread) -> bool:
+    """Whether a reading may be alone only because the right pixel is none of those known.
+
+    Pixels of any other size lie in a corner when they are taken for angstroms.
+    """
+    return frame is Frame.ANGSTROMS and bool((spread.reach[:2] <= FILLED).all())
 
 
 def _distinct(spreads: Mapping[Frame, Spread]) -> dict[Frame, Spread]:

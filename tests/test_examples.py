@@ -79,6 +79,5 @@ def found(chosen: Particles, truth: Path) -> float:
 
 def places(particles: Particles) -> list[tuple[object, ...]]:
     """Return what tells a particle from all others: its tomogram and where it lies there."""
-    return [
-        (name, *xyz) for name, xyz in zip(particles.tomograms, particles.coordinates.tolist(), strict=True)
-    ]
+    names = [Path(name).name for name in particles.tomograms]  # paths are written anew
+    return [(name, *xyz) for name, xyz in zip(names, particles.coordinates.tolist(), strict=True)]

@@ -131,7 +131,8 @@ def test_what_is_left_out_is_said(cryoclass, exported, monkeypatch):
     assert ran.status == 0
     assert "not used here: --in_mask mask.mrc" in ran.out
     assert "left out, since it has no value: --model" in ran.out
-    assert not ran.err, "RELION shows this in red"
+    assert "not used here" not in ran.err, "RELION shows this in red"
+    assert "left out" not in ran.err
 
 
 # --------------------------------------------------------------------------------------------- protocol

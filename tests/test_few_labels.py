@@ -322,7 +322,7 @@ def test_commands_warn_of_such_boxes_where_the_weights_of_the_package_are_used(c
     own = packaged.FOLDER / "res32-species.safetensors"
     ran = cryoclass(*argv, "--backbone", "res32", "--weights", own, "-o", "B")
     assert ran.status == 0, ran.err
-    assert "warning" not in ran.err
+    assert "learnt from" not in ran.err
 
 
 # ------------------------------------------------------------------------------------ from end to end
@@ -374,6 +374,12 @@ def rankings(folder: str):
     return table(Path(folder) / "ranked.star"), table(Path(folder) / "particles.star")
 
 
+def cells(frame, columns):
+    """Return columns, without the folders of tomograms: their paths are written anew where they would lead nowhere."""
+    names = frame["rlnMicrographName"].map(lambda name: Path(name).name)
+    return frame[columns].assign(rlnMicrographName=names)
+
+
 @pytest.mark.usefixtures("here")
 def test_embed_needs_no_model(cryoclass, extracted):
     ran = cryoclass(*EMBED, "--clusters", 3, "-o", "E")
@@ -387,7 +393,7 @@ def test_embed_needs_no_model(cryoclass, extracted):
     assert embedding.shape == (36, spec("res32-species").width)
     assert np.isfinite(embedding).all()
     before, after = table(extracted.particles), table(Path("E/particles.star"))
-    assert after[before.columns].equals(before)
+    assert cells(after, before.columns).equals(cells(before, before.columns))
     assert set(after["cryoclassCluster"]) == {1, 2, 3}
     assert "cryoclassLikeness" not in after
 
@@ -406,7 +412,8 @@ def test_like_ranks_by_likeness_to_a_row(cryoclass, extracted, row):
     assert ranked["cryoclassLikeness"].min() < 0.5
     assert [*ranked.columns] == [*before.columns, "cryoclassLikeness"]
     by_image = ranked.set_index("rlnImageName").loc[before["rlnImageName"]].reset_index()
-    assert by_image[before.columns].equals(before), "every row once, and nothing lost"
+    same = cells(by_image, before.columns).equals(cells(before, before.columns))
+    assert same, "every row once, and nothing lost"
     assert list(by_image["cryoclassLikeness"]) == list(whole["cryoclassLikeness"])
     assert "optics" in starfile.read("E/ranked.star", always_dict=True)
 

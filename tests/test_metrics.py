@@ -183,11 +183,16 @@ def test_what_has_learnt_is_not_called_guessing(predicted, labels):
     assert "guessing" not in " ".join(result.caveats)
 
 
+def balanced(predicted, labels):
+    return np.mean([(predicted[labels == k] == k).mean() for k in np.unique(labels)])
+
+
 def test_chance_is_what_dealing_labels_out_at_random_gives():
     generator = np.random.default_rng(5)
     predicted, labels = generator.choice(3, 80, p=[0.6, 0.3, 0.1]), np.repeat([0, 1, 2], [50, 20, 10])
-    dealt = [sure(predicted, generator.permutation(labels)).balanced_accuracy for _ in range(2000)]
+    dealt = [balanced(predicted, generator.permutation(labels)) for _ in range(2000)]
     result = sure(predicted, labels)
+    assert balanced(predicted, labels) == pytest.approx(result.balanced_accuracy)
     half_a_particle = np.mean([1 / 50, 1 / 20, 1 / 10]) / 3 / 2
     assert result.by_chance - half_a_particle == pytest.approx(
         np.mean(dealt) + 1.96 * np.std(dealt), abs=0.01

@@ -102,6 +102,12 @@ def angstroms(points: np.ndarray, name: str) -> str:
     return loop({**xyz(points * VOXEL), **every(points, rlnMicrographName=name)}, "")
 
 
+def picked_on_another_binning(points: np.ndarray, name: str) -> str:
+    """Dynamo's picks as dynamo2warp writes them: pixels of the tomogram whose full name stands in the table."""
+    name = name.replace("10.00Apx", "7.90Apx")
+    return loop({**xyz(points * VOXEL / 7.9), **every(points, rlnMicrographName=name)}, "")
+
+
 def species_of_m(points: np.ndarray, name: str) -> str:
     return loop({**xyz(points * VOXEL, "wrpCoordinate", "1"), **every(points, wrpSourceName=name)}, "")
 
@@ -125,6 +131,7 @@ WRITERS: list[tuple[Callable[[np.ndarray, str], str], tuple[str, ...]]] = [
     (centred, ANY_NAME),
     (fractions, ANY_NAME),
     (angstroms, WARPS),
+    (picked_on_another_binning, ("/w/TS_01_10.00Apx.mrc", "TS_01_10.00Apx")),
     (species_of_m, WARPS),
     (exported_by_warp, WARPS),
 ]
@@ -212,7 +219,8 @@ def reading(
         (unbinned_without_optics, "TS_01", Frame.TILT_SERIES_PIXELS, "ok"),
         (angstroms, "TS_01.tomostar", Frame.ANGSTROMS, "ok"),
         (plain, "TS_01.tomostar", Frame.TOMOGRAM_PIXELS, "warning"),  # no M export: names were edited
-        (plain, "/w/TS_01_10.00Apx.mrc", Frame.TOMOGRAM_PIXELS, "warning"),
+        (picked_on_another_binning, "/w/TS_01_10.00Apx.mrc", Frame.NAMED_PIXELS, "ok"),
+        (angstroms, "/w/TS_01_10.00Apx.mrc", Frame.ANGSTROMS, "warning"),
         (micrographs_of_another_size, "TS_01", Frame.IMAGE_PIXELS, "ok"),
     ],
 )
@@ -239,6 +247,11 @@ def test_what_was_stated_is_not_asked_of_the_volumes(place, tmp_path):
     [
         (annotation, "TS_01", ["--coords-angpix 2.5", "--coords-angpix 10"]),
         (plain, "TS_01.tomostar", ["--coords-angpix 1 ", "--coords-angpix 10"]),
+        (
+            picked_on_another_binning,
+            "TS_01_10.00Apx",
+            ["--coords-angpix 7.9", "--coords-angpix 1 ", "--coords-angpix 10"],
+        ),
         (micrographs_of_another_size, "TS_01", ["--coords-angpix 5", "--coords-angpix 10"]),
     ],
 )
@@ -246,7 +259,7 @@ def test_particles_in_a_corner_decide_nothing(write, name, options, place, tmp_p
     source, findings = reading(write, name, CORNER, place, tmp_path)
     assert source.reading.how == "undecided"
     assert [finding.level for finding in findings] == ["error"]
-    assert "the particles lie in their tomograms either way" in findings[0].words
+    assert "where the particles lie does not tell" in findings[0].words
     assert all(option in findings[0].way_out for option in options)
 
 
@@ -254,6 +267,14 @@ def test_the_only_reading_that_lies_inside_needs_not_fill(place, tmp_path):
     """As unbinned pixels they lie in the first half; as pixels of the tomogram outside."""
     source, _ = reading(unbinned_without_optics, "TS_01", 0.5 * POINTS, place, tmp_path)
     assert (source.reading.how, source.reading.frame) == ("told", Frame.TILT_SERIES_PIXELS)
+
+
+def test_angstroms_in_a_corner_may_be_pixels_of_another_tomogram(place, tmp_path):
+    """As pixels of this one they lie outside, but they may count a finer one's."""
+    points = POINTS * np.array([4, 4, 2])
+    assert reading(plain, "TS_01.tomostar", points, place, tmp_path)[0].reading.how == "undecided"
+    points[0] = [260, 100, 50]  # angstroms: beyond the middle in x
+    assert reading(plain, "TS_01.tomostar", points, place, tmp_path)[0].reading.frame is Frame.ANGSTROMS
 
 
 @pytest.mark.parametrize("axis", [0, 1])

@@ -327,6 +327,21 @@ def test_uneven_pixels_of_boxes_are_an_error_where_the_star_file_is_silent():
     assert [finding.level for finding in check_files(stated, 10.0)] == ["ok"]
 
 
+def test_a_box_of_another_size_is_no_box_of_a_table_that_is_silent():
+    """A sample of headers, which a check looks at, may miss it."""
+    for number, size in enumerate((10.0, 5.0, 10.0)):
+        put(f"b{number}.mrc", (8, 8, 8), size)
+    columns = {"rlnImageName": [f"T/b{number}.mrc" for number in range(3)]}
+    Path("p.star").write_text(loop(columns))
+    table = read_particles(Path("p.star"))
+    assert FileSource(table).read(2).shape == (8, 8, 8)
+    with pytest.raises(VolumeError, match=r"b1\.mrc has pixels of 5 A, the others of 10 A"):
+        FileSource(table).read(1)
+    assert FileSource(table, 10.0).read(1).shape == (8, 8, 8)  # as the user says
+    Path("p.star").write_text(loop({**columns, "rlnPixelSize": ["10"] * 3}))
+    assert FileSource(read_particles(Path("p.star"))).read(1).shape == (8, 8, 8)  # as the table says
+
+
 @pytest.mark.parametrize("image", ["T/b.mrc", "1@T/b.mrc"])
 def test_a_stack_of_one_volume_is_a_volume(image):
     boxes(ispg=401, mz=8)

@@ -14,6 +14,7 @@ FROM_FIRST_VOXEL = (
     Frame.TOMOGRAM_PIXELS,
     Frame.TILT_SERIES_PIXELS,
     Frame.IMAGE_PIXELS,
+    Frame.NAMED_PIXELS,
     Frame.ANGSTROMS,
     Frame.FRACTION,
 )
@@ -63,7 +64,7 @@ def _undecided(source: TomogramSource) -> Finding:
     return error(
         "coordinates",
         f"the coordinates of {source.particles.path} may count {', or '.join(frame.value for frame in frames)}; the file does "
-        "not say which, and the particles lie in their tomograms either way",
+        "not say which, and where the particles lie does not tell",
         f"Say it: {'; '.join(options)}.",
     )
 

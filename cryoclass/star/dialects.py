@@ -12,6 +12,7 @@ from cryoclass.errors import StarError
 from cryoclass.star.document import Block, StarFile
 from cryoclass.star.frames import Frame
 from cryoclass.star.lists import LISTED_TAG
+from cryoclass.star.names import stated_angpix
 from cryoclass.star.rows import Rows
 
 Producer = Literal["relion", "warp", "m"]
@@ -147,10 +148,13 @@ def _kind(rows: Rows) -> _Kind:
     producer: Producer = "warp" if _WARP_NAME.search(name) else "relion"
     if found := _kind_by_columns(rows, producer):
         return found
+    named = (Frame.NAMED_PIXELS,) * (stated_angpix(name) is not None)
     if "rlnTomoName" in rows:
-        return _kind_with_tomo_name(rows, producer, tomostar=name.endswith(".tomostar"))
+        return _kind_with_tomo_name(
+            rows, producer, (*named, *(Frame.ANGSTROMS,) * name.endswith(".tomostar"))
+        )
     if producer == "warp" or _WARP_IMAGE.search(rows.first("rlnImageName")):
-        return _kind_of_warp(rows)
+        return _kind_of_warp(rows, named)
     return _kind_with_micrographs(rows)
 
 
@@ -169,21 +173,24 @@ def _kind_by_columns(rows: Rows, producer: Producer) -> _Kind | None:
     return None
 
 
-def _kind_with_tomo_name(rows: Rows, producer: Producer, *, tomostar: bool) -> _Kind:
-    """Tell RELION 4's tables, whose coordinates are unbinned, from WarpTools' and from RELION 5's annotation files."""
-    stated = rows.angpix is not None
+def _kind_with_tomo_name(rows: Rows, producer: Producer, rare: tuple[Frame, ...]) -> _Kind:
+    """Tell RELION 4's tables, whose coordinates are unbinned, from WarpTools' and from RELION 5's annotation files.
+
+    ``rare`` are readings that the name of a tomogram leaves open where nothing is stated.
+    """
+    stated, tomostar = rows.angpix is not None, Frame.ANGSTROMS in rare
     if tomostar and stated and _has_2d_stacks(rows):
         return _Kind("WarpTools 2D export", "warp", (Frame.IMAGE_PIXELS,))
     if rows.optics("rlnTomoTiltSeriesPixelSize") is not None:
         return _Kind("RELION 4", producer, (Frame.TILT_SERIES_PIXELS,))
-    rare = (Frame.IMAGE_PIXELS,) * (stated and "rlnImageName" not in rows) + (Frame.ANGSTROMS,) * tomostar
-    frames = (Frame.TILT_SERIES_PIXELS, Frame.TOMOGRAM_PIXELS, *rare)
+    images = (Frame.IMAGE_PIXELS,) * (stated and "rlnImageName" not in rows)
+    frames = (Frame.TILT_SERIES_PIXELS, Frame.TOMOGRAM_PIXELS, *images, *rare)
     return _Kind("RELION 4 or an annotation of RELION 5", producer, frames)
 
 
-def _kind_of_warp(rows: Rows) -> _Kind:
+def _kind_of_warp(rows: Rows, named: tuple[Frame, ...]) -> _Kind:
     if rows.angpix is None:  # M writes angstroms and says no pixel size; so do tables whose names were edited
-        return _Kind("Warp or M", "warp", (Frame.ANGSTROMS, Frame.TOMOGRAM_PIXELS))
+        return _Kind("Warp or M", "warp", (*named, Frame.ANGSTROMS, Frame.TOMOGRAM_PIXELS))
     refined = rows.optics_table is not None
     name = "RELION refinement of Warp subtomograms" if refined else "Warp 3D export"
     return _Kind(name, "warp", (Frame.IMAGE_PIXELS,))

@@ -18,6 +18,7 @@ class Frame(Enum):
     TOMOGRAM_PIXELS = "pixels of the tomogram, from its first voxel"
     TILT_SERIES_PIXELS = "unbinned pixels of the tilt series, from the first voxel"
     IMAGE_PIXELS = "pixels of the exported image size, from the first voxel"
+    NAMED_PIXELS = "pixels of the size in the tomogram's name, from the first voxel"
     CENTRED_ANGSTROMS = "angstroms from the centre of the tomogram"
     PICKED_ANGSTROMS = "angstroms from one unbinned pixel before the centre (as RELION 5's picker writes)"
     ANGSTROMS = "angstroms from the first voxel"
@@ -84,7 +85,7 @@ def affine(
     geometry
         Sizes of the tomogram.
     image_angpix
-        Pixel size in angstroms that the STAR file states for the images: one, or one per row (n,).
+        Pixel size in angstroms that the STAR file states for the images, or in tomograms' names: one, or one per row (n,).
     unbinned_angpix
         Unbinned pixel size in angstroms that it states for the tilt series, per row (n,). It goes before the tomogram's,
         as in RELION, where joined sets divide each particle by its own optics group's (``particle_set.cpp``).
@@ -105,7 +106,7 @@ def affine(
             if unbinned_angpix is not None:
                 unbinned = np.reshape(unbinned_angpix, (-1, 1))
             angstroms = _known(unbinned, "unbinned pixel size", frame)
-        case Frame.IMAGE_PIXELS:
+        case Frame.IMAGE_PIXELS | Frame.NAMED_PIXELS:
             per_row = None if image_angpix is None else np.reshape(image_angpix, (-1, 1))
             angstroms = _known(per_row, "pixel size of the coordinates", frame)
         case Frame.ANGSTROMS:
