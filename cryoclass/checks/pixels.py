@@ -181,7 +181,7 @@ def check_sizes(source: TomogramSource) -> Iterator[Finding]:
     way_out = "Mend tomograms.star: the sizes are those of the unbinned tilt series' tomogram" + (
         ", and the coordinates count from its centre." if moves else "."
     )
-    yield level("tomogram size", words + more, way_out)
+    yield level("sizes", words + more, way_out)
 
 
 def _size_off(placement: Placement) -> float:
