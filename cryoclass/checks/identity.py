@@ -182,11 +182,11 @@ def _places(tables: Sequence[Particles], starts: Integers, source: Source | None
     keys = tomogram_keys(tables)
     with_places = [n for n, table in enumerate(tables) if table.frame is not None]
     for frames in _comparable([tables[n] for n in with_places]):
-        chosen = [n for n in with_places if tables[n].frame in frames]
+        chosen = [n for n in with_places if _stated(tables[n]) in frames]
         yield _Places(
             rows=np.concatenate([np.arange(starts[n], starts[n + 1]) for n in chosen]),
             tomograms=[key for n in chosen for key in keys[n]],
-            points=np.concatenate([_points(tables[n], known=frames[tables[n].frame]) for n in chosen]),
+            points=np.concatenate([_points(tables[n], known=frames[_stated(tables[n])]) for n in chosen]),
             tolerance=_tolerance(frames),
         )
 
@@ -208,9 +208,15 @@ def _comparable(tables: Sequence[Particles]) -> list[dict[Frame | None, bool]]:
     """Return the frames that can be compared with each other, and whether their unit is known in angstroms."""
     known: dict[Frame | None, bool] = {}
     for table in tables:
-        known[table.frame] = known.get(table.frame, True) and unit_of(table) is not None
+        frame = _stated(table)
+        known[frame] = known.get(frame, True) and unit_of(table) is not None
     angstroms: dict[Frame | None, bool] = {f: k for f, k in known.items() if k and f in FROM_FIRST_VOXEL}
     return [*filter(None, [angstroms]), *({f: k} for f, k in known.items() if f not in angstroms)]
+
+
+def _stated(table: Particles) -> Frame | None:
+    """Return what coordinates count; ``None`` where only volumes could tell: such tables are compared as they stand."""
+    return None if table.rivals else table.frame
 
 
 def _points(table: Particles, *, known: bool) -> NDArray[np.float64]:
