@@ -63,6 +63,32 @@ def test_a_tilt_series_beside_its_tomogram_is_left_alone(name, tail):
         tomogram.unlink()
 
 
+def test_a_command_says_what_it_left_alone_and_what_the_volumes_told(cryoclass):
+    for number in (1, 2):
+        series(f"TS_0{number}.mrc", mz=1)
+        put(f"TS_0{number}_Vol.mrc")
+    names = {"rlnMicrographName": ["TS_01.tomostar", "TS_02.tomostar"]}
+    Path("p.star").write_text(
+        loop(
+            {
+                **names,
+                **{
+                    f"rlnCoordinate{axis}": [cell, cell]
+                    for axis, cell in zip("XYZ", ("15", "13", "5"), strict=True)
+                },
+            }
+        )
+    )
+    ran = cryoclass("extract", "p.star", "--tomograms", "T", "--box", 4, "-o", "E")
+    assert ran.status == 0, ran.err
+    left_alone = (
+        "tomograms: TS_01.mrc is the tilt series of TS_01_Vol.mrc and is left alone (and 1 more like it)"
+    )
+    assert left_alone in ran.err
+    assert "coordinates: pixels of the tomogram, from its first voxel, as the volumes tell" in ran.err
+    assert "warning: the coordinates are taken as pixels of the tomogram" in ran.err
+
+
 def test_stacks_of_older_and_aligned_names_are_left_alone():
     tomogram = put("TS_01.rec")
     for name in ("TS_01.st", "TS_01_ali.mrc", "TS_01_preali.mrc"):

@@ -233,11 +233,14 @@ def check_crops(
 
 
 def crop_words(source: "TomogramSource") -> list[str]:
-    """Say what the volumes told of the coordinates, and for which tomograms the contrast is flipped, and why."""
-    told = source.reading.how == "told"
-    return [f"coordinates: {source.reading.frame.value}, as the volumes tell"] * told + _contrast_words(
-        source
-    )
+    """Say what was left alone, what the volumes told of coordinates, and for which tomograms contrast is flipped, and why."""
+    from cryoclass.checks.tomograms import series_words
+
+    left_alone = series_words(placement.tomogram for placement in source.placements)
+    words = [f"tomograms: {left_alone}"] if left_alone else []
+    if source.reading.how == "told":
+        words.append(f"coordinates: {source.reading.frame.value}, as the volumes tell")
+    return words + _contrast_words(source)
 
 
 def _contrast_words(source: "TomogramSource") -> list[str]:
