@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from test_cli_bad_input import ANGPIX, MISTAKES, READERS, STAR_MISTAKES, boxes, images, picks, star, tomogram
 
+from cryoclass.checks.boxes import check_boxes
 from cryoclass.checks.findings import Finding, enforce, error, ok, unknown, warning
 from cryoclass.checks.fit import check_contrast, check_fit, fits
 from cryoclass.cli import main
 from cryoclass.errors import ModelError
 from cryoclass.progress import Listener
-from cryoclass.sources import take_sample
+from cryoclass.sources import Sample, take_sample
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -295,3 +296,33 @@ def test_most_particles_outside_are_refused_even_where_their_boxes_touch_the_tom
     ran = cryoclass("extract", "bad.star", "--tomograms", "T", "--box", "16", "-o", "Out")
     assert ran.status == 1
     assert "2 of 3 particles would lie outside their tomograms" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("usable", "damaged", "all_there_are", "side", "level", "words"),
+    [
+        (4, 0, 4, 16, "ok", "4 were read, and none is damaged"),
+        (4, 0, 4, 15, "warning", "RELION and Warp refuse odd boxes"),
+        (3, 1, 4, 15, "warning", "1 of 4 sampled boxes cannot be used, such as: damaged"),
+        (0, 4, 4, 16, "error", "none of 4 particles can be read; the first: damaged"),
+        (0, 4, 9, 16, "warning", "4 of 4 sampled boxes cannot be used"),  # the others may be well
+    ],
+)
+def test_a_sample_says_how_many_boxes_can_be_used(usable, damaged, all_there_are, side, level, words):
+    sample = Sample(
+        rows=tuple(range(usable)),
+        problems=("damaged",) * damaged,
+        mean=np.zeros((4,) * 3),
+        digest="",
+        seconds=0.0,
+    )
+
+    class Sampled:
+        box, angpix, order = side, 10.0, np.arange(all_there_are)
+
+        def __len__(self):
+            return all_there_are
+
+    (finding,) = check_boxes(sample, Sampled())
+    assert finding.level == level
+    assert words in finding.words
