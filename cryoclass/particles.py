@@ -366,7 +366,7 @@ class Particles:
             cells = self.cells(label)
             paths = cells if label in IMAGE_COLUMNS else [c for c in cells if c.lower().endswith(SUFFIXES)]
             words = respelled(paths, self.path, path)
-            if any(old != new for old, new in words.items()):
+            if words:
                 changed[label] = [words.get(cell, cell) for cell in cells]
         return self.with_columns(changed) if changed else self
 

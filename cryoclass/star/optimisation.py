@@ -33,7 +33,9 @@ class OptimisationSet:
         for label in FILES:
             value = _item(star, label)
             wanted = (
-                spelled(particles, path) if label == PARTICLES else respelled([value], star.path, path)[value]
+                spelled(particles, path)
+                if label == PARTICLES
+                else respelled([value], star.path, path).get(value, value)
             )
             if wanted != value:
                 star = _with_entry(star, label, wanted)
