@@ -389,3 +389,16 @@ def test_unsigned_bytes_are_said():
     read = FileSource(read_particles(Path("p.star")))
     assert np.array_equal(read.read(0), voxels)
     assert [finding.level for finding in check_files(read, None)] == ["warning", "ok"]
+
+
+def test_boxes_are_the_same_however_their_paths_are_spelt():
+    prints = set()
+    for number, spelt in enumerate(("T/b.mrc", "./T/../T/b.mrc", str(Path("T/b.mrc").absolute()))):
+        if not number:
+            put("b.mrc", (8, 8, 8))
+        Path("p.star").write_text(loop({"rlnImageName": [spelt]}))
+        prints.add(FileSource(read_particles(Path("p.star"))).fingerprint())
+    assert len(prints) == 1
+    put("c.mrc", (8, 8, 8))
+    Path("p.star").write_text(loop({"rlnImageName": ["T/c.mrc"]}))
+    assert FileSource(read_particles(Path("p.star"))).fingerprint() not in prints
