@@ -9,15 +9,6 @@ from cryoclass.cutting import TomogramSource
 from cryoclass.readings import Spread, spread_of, unit_in
 from cryoclass.star.frames import Frame
 
-# Where one of these is right and another was taken, all particles lie together in a corner.
-FROM_FIRST_VOXEL = (
-    Frame.TOMOGRAM_PIXELS,
-    Frame.TILT_SERIES_PIXELS,
-    Frame.IMAGE_PIXELS,
-    Frame.NAMED_PIXELS,
-    Frame.ANGSTROMS,
-    Frame.FRACTION,
-)
 CORNER = 1.5  # times the width of what the particles lie in
 FEWEST = 3  # particles; one or two may well lie in a corner
 
@@ -72,9 +63,9 @@ def _undecided(source: TomogramSource) -> Finding:
 def _corner(source: TomogramSource) -> Finding | None:
     """Return a warning where all particles lie in the first part of every axis, and another reading spreads them."""
     now = spread_of(source.reading.frame, source.placements, source.particles)
-    if now is None or source.reading.frame not in FROM_FIRST_VOXEL or len(now.shares) < FEWEST:
+    if now is None or not source.reading.frame.starts_at_first_voxel or len(now.shares) < FEWEST:
         return None
-    for frame in FROM_FIRST_VOXEL:
+    for frame in (frame for frame in Frame if frame.starts_at_first_voxel):
         other = spread_of(frame, source.placements, source.particles)
         if other is None or not (other.fills and other.inside == 1):
             continue

@@ -201,16 +201,15 @@ def _in_volumes(sources: Sequence[TomogramSource], starts: Integers) -> _Places:
     )
 
 
-FROM_FIRST_VOXEL = (Frame.TOMOGRAM_PIXELS, Frame.TILT_SERIES_PIXELS, Frame.IMAGE_PIXELS, Frame.ANGSTROMS)
-
-
 def _comparable(tables: Sequence[Particles]) -> list[dict[Frame | None, bool]]:
     """Return the frames that can be compared with each other, and whether their unit is known in angstroms."""
     known: dict[Frame | None, bool] = {}
     for table in tables:
         frame = _stated(table)
         known[frame] = known.get(frame, True) and unit_of(table) is not None
-    angstroms: dict[Frame | None, bool] = {f: k for f, k in known.items() if k and f in FROM_FIRST_VOXEL}
+    angstroms: dict[Frame | None, bool] = {
+        f: k for f, k in known.items() if k and f and f.starts_at_first_voxel
+    }
     return [*filter(None, [angstroms]), *({f: k} for f, k in known.items() if f not in angstroms)]
 
 

@@ -12,7 +12,6 @@ from cryoclass.readings import spread_of, unit_in
 from cryoclass.star.frames import Frame
 
 MOST_OUTSIDE = 0.5  # more outside than that, and the coordinates were misunderstood
-CENTRED_FRAMES = (Frame.CENTRED_ANGSTROMS, Frame.PICKED_ANGSTROMS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +121,7 @@ def better_frame(source: TomogramSource) -> Frame | None:
 
 def _score(source: TomogramSource, frame: Frame) -> float:
     """Return how much of the volumes the particles span in a frame; 0 where they do not lie inside."""
-    if frame in CENTRED_FRAMES and (source.particles.coordinates >= 0).all():
+    if not frame.starts_at_first_voxel and (source.particles.coordinates >= 0).all():
         return 0
     spread = spread_of(frame, source.placements, source.particles)
     if spread is None or not spread.fits:

@@ -166,7 +166,8 @@ def check_sizes(source: TomogramSource) -> Iterator[Finding]:
 
     An error where coordinates count from the centre or in shares of the size, since it then moves them; a warning elsewhere.
     """
-    moves = source.reading.frame in (Frame.CENTRED_ANGSTROMS, Frame.PICKED_ANGSTROMS, Frame.FRACTION)
+    frame = source.reading.frame
+    moves = frame is Frame.FRACTION or not frame.starts_at_first_voxel
     wrong = [p for p in source.placements if _size_off(p) > MOST_OFF]
     if not wrong:
         return

@@ -24,6 +24,11 @@ class Frame(Enum):
     ANGSTROMS = "angstroms from the first voxel"
     FRACTION = "fractions (0 to 1) of the tomogram's size"
 
+    @property
+    def starts_at_first_voxel(self) -> bool:
+        """Whether coordinates count from there, and not from the tomogram's centre."""
+        return self not in (Frame.CENTRED_ANGSTROMS, Frame.PICKED_ANGSTROMS)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
