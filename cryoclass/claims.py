@@ -3,7 +3,6 @@
 import json
 import os
 import secrets
-import signal
 import socket
 import subprocess
 import threading
@@ -12,10 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from cryoclass.errors import UsageError
 from cryoclass.files import output_error
+from cryoclass.stopping import signals_as_exits
 
 LOCK = ".cryoclass.lock"
 HEARTBEAT = 30.0  # seconds from one sign of life to the next
@@ -97,26 +96,6 @@ def begin(outdir: Path, result: str) -> None:
         (outdir / result).unlink(missing_ok=True)
     except OSError as problem:
         raise output_error(problem, outdir / result) from problem
-
-
-@contextmanager
-def signals_as_exits() -> Iterator[None]:
-    """Turn the signals by which a queue or a closed terminal ends a process into exits, so that it can clear up."""
-    main = threading.current_thread() is threading.main_thread()  # Python handles signals there alone
-    wanted = (signal.SIGTERM, signal.SIGHUP) if main else ()
-    mine = [number for number in wanted if signal.getsignal(number) is signal.SIG_DFL]  # nohup ignores SIGHUP
-    for number in mine:
-        signal.signal(number, _exit)
-    try:
-        yield
-    finally:
-        for number in mine:
-            signal.signal(number, signal.SIG_DFL)
-
-
-def _exit(number: int, _frame: object) -> NoReturn:
-    signal.signal(number, signal.SIG_IGN)  # a second one must not disturb the end
-    raise SystemExit(128 + number)
 
 
 # ------------------------------------------------------------------------------------------- the lock

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from cryoclass.errors import OutputError
 
+TEMPORARY = ".cryoclass-"  # how the names of half-written files begin
+
 _waiting: ContextVar[list[tuple[Path, Path]] | None] = ContextVar("waiting", default=None)
 
 
@@ -138,7 +140,13 @@ def output_error(error: OSError, path: Path) -> OutputError:
 
 def _fresh_file(path: Path) -> Path:
     """Make an empty hidden file; the system gives it the user's usual rights, which mkstemp would not."""
-    # 40 characters of at most 4 bytes and a suffix stay below the 255 bytes of a file name.
-    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}{path.suffix[:10]}")
+    # The start tells it from everything else, and its length does not grow with that of the name.
+    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(6)}{path.suffix[:10]}")
     temporary.touch(exist_ok=False)
     return temporary
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed run left half-written in a folder; only for those whose folder it is."""
+    for old in folder.glob(f"{TEMPORARY}*"):
+        old.unlink(missing_ok=True)

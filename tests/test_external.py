@@ -220,7 +220,7 @@ def test_training_can_be_aborted(cryoclass, extracted, monkeypatch, tmp_path):
     ran = cryoclass("finetune", "--o", tmp_path, *TRAIN.split(), "--j", "1")
     button.join()
     assert ran.status == 130
-    assert "everything finished so far is kept" in ran.out
+    assert "what is finished is kept" in ran.out
     assert markers(tmp_path) == [ABORTED]
 
 

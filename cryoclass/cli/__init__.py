@@ -25,8 +25,10 @@ from cryoclass.cli.predict import predict
 from cryoclass.cli.pretrain import pretrain
 from cryoclass.cli.simulate import simulate
 from cryoclass.errors import CryoclassError, UsageError
+from cryoclass.stopping import Stopped
 
 INTERRUPTED = 130
+GOES_ON = "what is finished is kept, and the same command goes on from there."
 
 # The base of all of Typer's usage errors has no public name.
 _TyperUsageError = cast("type[Exception]", typer.BadParameter.__base__)
@@ -41,8 +43,11 @@ class _Guarded(TyperGroup):
         except CryoclassError as problem:
             raise _exit(problem) from problem
         except KeyboardInterrupt:
-            console.note("interrupted; everything finished so far is kept (finetune goes on with --resume).")
+            console.note(f"interrupted; {GOES_ON}")
             raise typer.Exit(INTERRUPTED) from None
+        except Stopped as stop:
+            console.note(f"stopped by {stop}; {GOES_ON}")
+            raise typer.Exit(int(stop.code or 1)) from None
 
 
 def _exit(problem: CryoclassError) -> typer.Exit:

@@ -5,6 +5,7 @@ folder, with up to ten ``--label value`` pairs of the user's in between.
 """
 
 import re
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,11 @@ from typing import Any
 
 import typer
 
-from cryoclass.claims import signals_as_exits
 from cryoclass.cli import console
 from cryoclass.errors import OutputError
 from cryoclass.star.external import JOB, End, ExternalJob, Kind, Node
 from cryoclass.star.names import project_path
+from cryoclass.stopping import ask, signals_as_exits
 
 COMMANDS = ("extract", "finetune", "predict", "embed")
 PARTICLES = ("--in_parts", "--in_coords")
@@ -204,7 +205,7 @@ def _options(app: typer.Typer, command: str) -> dict[str, Any]:
 def _obey(job: ExternalJob) -> None:
     """Stop as on Ctrl-C where RELION's user pressed Abort."""
     if job.abort_asked():
-        raise KeyboardInterrupt
+        ask(signal.SIGINT)
 
 
 def _stamps(folder: Path) -> dict[Path, tuple[int, int]]:
