@@ -7,13 +7,14 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cryoclass.errors import UsageError
-from cryoclass.files import output_error
+from cryoclass.files import output_error, sweep
+from cryoclass.records import Workplace, Writes
 from cryoclass.stopping import signals_as_exits
 
 LOCK = ".cryoclass.lock"
@@ -21,24 +22,22 @@ HEARTBEAT = 30.0  # seconds from one sign of life to the next
 PATIENCE = 300.0  # seconds without one after which a run on another computer counts as gone
 
 
-def check_finished(outdir: Path, result: str, *, overwrite: bool) -> None:
-    """Refuse a folder that holds a finished run, told by its last-written file.
+def check_folder(outdir: Path) -> None:
+    """Hold that results can have a folder of their own there.
 
     Raises
     ------
     UsageError
-        ``outdir/result`` exists and ``overwrite`` is off, or ``outdir`` is a file.
+        ``outdir`` is a file.
     """
     if outdir.exists() and not outdir.is_dir():
         raise UsageError(f"--outdir {outdir} is a file.", "Name a folder.")
-    if (outdir / result).exists() and not overwrite:
-        raise UsageError(
-            f"{outdir} holds a finished run ({result}).", "Choose another --outdir, or add --overwrite."
-        )
 
 
 @contextmanager
-def claim(outdir: Path, result: str, *, overwrite: bool) -> Iterator[None]:
+def claim(
+    outdir: Path, writes: Writes, inputs: Sequence[Path | None] = (), *, overwrite: bool
+) -> Iterator[Workplace]:
     """Keep a folder to this run for as long as the block takes, whatever ends it.
 
     A lock file says which process on which computer holds it. The lock of a process that is gone does not count: on
@@ -48,26 +47,37 @@ def claim(outdir: Path, result: str, *, overwrite: bool) -> Iterator[None]:
     ----------
     outdir
         Made where it is missing, and removed again where nothing was written into it.
-    result
-        Its last-written file.
+    writes
+        What the command writes there.
+    inputs
+        Files that the run reads, which its results must not replace; None for what was not given.
     overwrite
         Whether a finished run may be replaced.
 
     Raises
     ------
     UsageError
-        Another run writes there, or as :func:`check_finished`.
+        Another run writes there, a finished one is there and ``overwrite`` is off, or as :meth:`Workplace.check`.
     OutputError
         The folder cannot be written.
     """
-    check_finished(outdir, result, overwrite=overwrite)
+    check_folder(outdir)
     with signals_as_exits(), _made(outdir), _locked(outdir):
-        check_finished(outdir, result, overwrite=overwrite)  # another run may have ended just now
-        yield
+        place = Workplace(outdir, writes)
+        place.check([path for path in inputs if path is not None])
+        if place.mark.exists() and not overwrite:
+            raise UsageError(
+                f"{outdir} holds a finished run ({writes.last}).",
+                "Choose another --outdir, or add --overwrite.",
+            )
+        sweep(outdir)
+        yield place
 
 
 @contextmanager
-def claim_run(outdir: Path, result: str, *, resume: bool, overwrite: bool) -> Iterator[None]:
+def claim_run(
+    outdir: Path, writes: Writes, inputs: Sequence[Path | None] = (), *, resume: bool, overwrite: bool
+) -> Iterator[Workplace]:
     """Keep a folder as :func:`claim` does; an interrupted run there must be meant to be resumed or replaced.
 
     Raises
@@ -75,27 +85,15 @@ def claim_run(outdir: Path, result: str, *, resume: bool, overwrite: bool) -> It
     UsageError, OutputError
         As :func:`claim`, or there is a checkpoint.
     """
-    with claim(outdir, result, overwrite=overwrite or resume):  # a job that is queued again may be finished
+    with claim(
+        outdir, writes, inputs, overwrite=overwrite or resume
+    ) as place:  # what is queued again may be finished
         if not (resume or overwrite) and (outdir / "checkpoint.pt").exists():
             raise UsageError(
                 f"{outdir} holds an interrupted run.",
                 "Go on with --resume, or start again with --overwrite.",
             )
-        yield
-
-
-def begin(outdir: Path, result: str) -> None:
-    """Remove what says that a folder holds a finished run; to be called before anything in it changes.
-
-    Raises
-    ------
-    OutputError
-        The folder cannot be written.
-    """
-    try:
-        (outdir / result).unlink(missing_ok=True)
-    except OSError as problem:
-        raise output_error(problem, outdir / result) from problem
+        yield place
 
 
 # ------------------------------------------------------------------------------------------- the lock

@@ -4,7 +4,7 @@ import errno
 import hashlib
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -17,13 +17,15 @@ _waiting: ContextVar[list[tuple[Path, Path]] | None] = ContextVar("waiting", def
 
 
 @contextmanager
-def together(last: Path) -> Iterator[None]:
+def together(last: Path, before: Callable[[Sequence[Path]], None] | None = None) -> Iterator[None]:
     """Let all files that the block writes appear at its end, one right after the other, and none where it fails.
 
     Parameters
     ----------
     last
         The one that says that all are there. An old one goes before the block, the new one comes after all others.
+    before
+        Called with the paths of all files when they are complete, before the first of them appears.
 
     Raises
     ------
@@ -31,17 +33,21 @@ def together(last: Path) -> Iterator[None]:
         A file cannot be moved into place.
     """
     written: list[tuple[Path, Path]] = []
-    token = _waiting.set(written)
     try:
         last.unlink(missing_ok=True)
-        yield
+        token = _waiting.set(written)
+        try:
+            yield
+        finally:
+            _waiting.reset(token)
+        if before is not None:
+            before([path for _, path in written])
         for temporary, path in sorted(written, key=lambda item: item[1] == last):
             try:
                 temporary.replace(path)
             except OSError as error:
                 raise output_error(error, path) from error
     finally:
-        _waiting.reset(token)
         for temporary, _ in written:
             temporary.unlink(missing_ok=True)
 

@@ -185,12 +185,6 @@ def write_classes(path: Path, assigned: np.ndarray, classes: Sequence[str]) -> N
     write_tables(path, {"classes": table})
 
 
-def remove_earlier(outdir: Path) -> None:
-    """Remove what an earlier prediction wrote and this one may not: its scores, and the files of its classes."""
-    for old in (outdir / "metrics.json", *outdir.glob("class[0-9][0-9][0-9]_*.star")):
-        old.unlink(missing_ok=True)
-
-
 def write_split(outdir: Path, table: Particles, decisions: Decisions, classes: Sequence[str]) -> list[Path]:
     """Write one STAR file per class that has particles, and one per reason for having none; all keep every other block."""
     parts = {

@@ -15,8 +15,10 @@ from cryoclass import claims
 from cryoclass.claims import LOCK, claim, claim_run
 from cryoclass.errors import OutputError, UsageError
 from cryoclass.files import replacing, together, write_text
+from cryoclass.records import RECORD, Writes
 
 NO_PROCESS = 2**22 + 1  # more than Linux ever counts to
+X = Writes(command="test", last="x")
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def lock(tmp_path):
 
     def leave(age: float = 0.0, **changes: object) -> Path:
         path = tmp_path / LOCK
-        with claim(tmp_path, "x", overwrite=False):
+        with claim(tmp_path, X, overwrite=False):
             holder = json.loads(path.read_text())
         path.write_text(json.dumps({**holder, "token": "another", **changes}))
         os.utime(path, (time.time() - age, time.time() - age))
@@ -34,9 +36,9 @@ def lock(tmp_path):
     return leave
 
 
-def claimed(folder: Path) -> bool:
+def claimed(folder: Path, writes: Writes = X) -> bool:
     try:
-        with claim(folder, "x", overwrite=False):
+        with claim(folder, writes, overwrite=False):
             assert (folder / LOCK).exists()
     except UsageError:
         return False
@@ -45,10 +47,10 @@ def claimed(folder: Path) -> bool:
 
 
 def test_a_second_run_in_a_folder_is_refused_and_told_of_the_first(tmp_path):
-    with claim(tmp_path / "a" / "b", "x", overwrite=False):
-        with pytest.raises(UsageError) as raised, claim(tmp_path / "a" / "b", "x", overwrite=True):
+    with claim(tmp_path / "a" / "b", X, overwrite=False):
+        with pytest.raises(UsageError) as raised, claim(tmp_path / "a" / "b", X, overwrite=True):
             raise AssertionError("not refused")
-        with claim(tmp_path / "a" / "c", "x", overwrite=False):
+        with claim(tmp_path / "a" / "c", X, overwrite=False):
             pass  # another folder is free
     said = f"{raised.value} {raised.value.hint}"
     for word in (
@@ -58,7 +60,7 @@ def test_a_second_run_in_a_folder_is_refused_and_told_of_the_first(tmp_path):
         "5 minutes",
     ):
         assert word in said
-    with claim(tmp_path / "a" / "b", "x", overwrite=False):
+    with claim(tmp_path / "a" / "b", X, overwrite=False):
         pass
 
 
@@ -102,14 +104,14 @@ def test_the_clock_of_this_computer_does_not_matter(wrong, lock, tmp_path, monke
 
 @pytest.mark.parametrize("how", [ValueError, KeyboardInterrupt, SystemExit, OutputError])
 def test_a_claim_ends_with_its_block_whatever_ends_that(how, tmp_path):
-    with pytest.raises(how), claim(tmp_path, "x", overwrite=False):
+    with pytest.raises(how), claim(tmp_path, X, overwrite=False):
         raise how("stop")
     assert claimed(tmp_path)
 
 
 def test_sigterm_ends_a_claim(tmp_path):
     def ended() -> None:
-        with claim(tmp_path, "x", overwrite=False):
+        with claim(tmp_path, X, overwrite=False):
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(1)
 
@@ -121,7 +123,7 @@ def test_sigterm_ends_a_claim(tmp_path):
 
 
 def test_the_lock_of_a_successor_stays(tmp_path):
-    with claim(tmp_path, "x", overwrite=False):
+    with claim(tmp_path, X, overwrite=False):
         kept = (tmp_path / LOCK).read_text()
         (tmp_path / LOCK).write_text(kept.replace('"token": "', '"token": "b'))
     assert (tmp_path / LOCK).exists()
@@ -129,7 +131,7 @@ def test_the_lock_of_a_successor_stays(tmp_path):
 
 def test_a_run_shows_that_it_lives(tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "HEARTBEAT", 0.01)
-    with claim(tmp_path, "x", overwrite=False):
+    with claim(tmp_path, X, overwrite=False):
         os.utime(tmp_path / LOCK, (0, 0))
         ends = time.monotonic() + 10
         while (tmp_path / LOCK).stat().st_mtime == 0 and time.monotonic() < ends:
@@ -145,7 +147,7 @@ def test_of_many_that_find_a_dead_lock_one_gets_the_folder(lock, tmp_path):
         def run(start=start, won=won, ended=ended):
             start.wait()
             try:
-                with claim(tmp_path, "x", overwrite=False):
+                with claim(tmp_path, X, overwrite=False):
                     won.append(1)
                     ended.wait(5)
             except UsageError:
@@ -169,7 +171,7 @@ def test_a_folder_that_was_made_for_nothing_goes_again(tmp_path):
     assert claimed(tmp_path / "a" / "b")
     assert not (tmp_path / "a").exists()
     (tmp_path / "c").mkdir()
-    with claim(tmp_path / "c" / "d", "x", overwrite=False):
+    with claim(tmp_path / "c" / "d", X, overwrite=False):
         (tmp_path / "c" / "d" / "kept").touch()
     assert (tmp_path / "c" / "d" / "kept").exists()
     assert claimed(tmp_path / "c")
@@ -192,11 +194,11 @@ def test_an_interrupted_run_is_resumed_or_replaced(tmp_path):
     (tmp_path / "checkpoint.pt").touch()
     with (
         pytest.raises(UsageError, match="interrupted"),
-        claim_run(tmp_path, "x", resume=False, overwrite=False),
+        claim_run(tmp_path, X, resume=False, overwrite=False),
     ):
         pass
     for resume, overwrite in [(True, False), (False, True)]:
-        with claim_run(tmp_path, "x", resume=resume, overwrite=overwrite):
+        with claim_run(tmp_path, X, resume=resume, overwrite=overwrite):
             pass
 
 
@@ -250,7 +252,7 @@ def test_two_jobs_in_one_folder(cryoclass, console_script, here, how):
     first.communicate()
     assert first.returncode == (143 if how == signal.SIGTERM else -9)
     assert (here / "F" / LOCK).exists() is (how == signal.SIGKILL)
-    assert claimed(here / "F")
+    assert claimed(here / "F", Writes(command="finetune", last="x"))
 
 
 def test_what_is_refused_at_once_leaves_a_finished_run_as_it_was(cryoclass, trained, here):
@@ -282,6 +284,6 @@ def test_half_of_a_result_is_never_shown(verb, broken, cryoclass, trained, here,
     with monkeypatch.context() as patch:
         patch.setattr(broken, fail)
         assert cryoclass(verb, *argv, "-o", "Out").status == 1
-    assert not [path for path in (here / "Out").iterdir() if path.is_file()]
+    assert [path.name for path in (here / "Out").iterdir() if path.is_file()] == [RECORD]
     assert cryoclass(verb, *argv, "-o", "Out").status == 0
     assert not (here / "Out" / LOCK).exists()

@@ -18,6 +18,7 @@ import starfile
 from cli_helpers import EPOCHS, NETWORK, SPECIES, table
 
 from cryoclass import __version__
+from cryoclass.records import RECORD
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -34,7 +35,7 @@ def probabilities(path: Path) -> np.ndarray:
 
 
 def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
+    return {path.name for path in folder.iterdir()} - {RECORD}
 
 
 def shuffled(star: Path, to: Path, seed: int = 3) -> list[int]:
@@ -577,14 +578,31 @@ FINISHED = {
 
 @pytest.mark.parametrize("command", FINISHED)
 def test_a_finished_run_is_not_overwritten(cryoclass, command):
-    Path("Out").mkdir()
-    Path("Out", FINISHED[command]).write_text("mine")
+    mark = Path("Out", FINISHED[command])
+    mark.parent.mkdir()
+    mark.write_text("mine")
+    Path("particles.star").touch()
+    record = {"format": 1, "command": command.split()[0], "files": [mark.name], "folders": []}
+    (mark.parent / RECORD).write_text(json.dumps(record))
     ran = cryoclass(*command.split(), "-o", "Out")
     assert ran.status == 2
     assert ran.err.startswith("error: Out holds a finished run")
     assert "--overwrite" in ran.err
     assert names(Path("Out")) == {FINISHED[command]}
-    assert Path("Out", FINISHED[command]).read_text() == "mine"
+    assert mark.read_text() == "mine"
+
+
+@pytest.mark.parametrize("command", FINISHED)
+def test_a_file_that_no_run_wrote_is_never_overwritten(cryoclass, command):
+    mark = Path("Out", FINISHED[command])
+    mark.parent.mkdir()
+    mark.write_text("mine")
+    Path("particles.star").touch()
+    ran = cryoclass(*command.split(), "-o", "Out", "--overwrite")
+    assert ran.status == 2
+    assert ran.err.startswith(f"error: {mark} was not written by a run of cryoclass {command.split()[0]}")
+    assert names(Path("Out")) == {FINISHED[command]}
+    assert mark.read_text() == "mine"
 
 
 def test_an_exported_file_is_not_overwritten(cryoclass):

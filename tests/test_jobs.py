@@ -13,6 +13,7 @@ import torch
 from cli_helpers import table
 
 import cryoclass as package
+from cryoclass.files import TEMPORARY
 from cryoclass.inference.engines import BackboneEngine, OnnxEngine, TorchEngine
 from cryoclass.jobs.opening import use_cores
 from cryoclass.progress import Listener
@@ -130,7 +131,7 @@ def test_a_killed_prediction_goes_on_where_it_stopped(cryoclass, trained, engine
     assert cryoclass(*argv, "-o", "Fresh").status == 0
     names = ("particles.star", "outputs/logits.npy", "outputs/embedding.npy", "outputs/status.npy")
     assert content("P", *names) == content("Fresh", *names)
-    assert not [path for path in Path("P").rglob("*") if path.name.startswith(".")]
+    assert not [path for path in Path("P").rglob("*") if path.name.startswith(TEMPORARY)]
 
 
 # --------------------------------------------------------------------------------------------- from Python

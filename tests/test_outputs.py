@@ -21,7 +21,6 @@ from cryoclass.results import (
     decide_all,
     left_out,
     prediction_columns,
-    remove_earlier,
     write_classes,
     write_held_out,
     write_optimisation_sets,
@@ -263,16 +262,6 @@ def test_classes_are_written_with_number_name_and_count(tmp_path):
         "cryoclassClassName": ["80S ribosome", "junk", "c"],
         "cryoclassClassCount": [1, 0, 2],
     }
-
-
-def test_only_what_an_earlier_prediction_wrote_is_removed(tmp_path):
-    earlier = ["metrics.json", "class001_a.star", "class000_unsure.star"]
-    others = ["particles.star", "classes.star", "class1_a.star", "class001.star", "class001_a.csv"]
-    for name in (*earlier, *others):
-        (tmp_path / name).touch()
-    remove_earlier(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == set(others)
-    remove_earlier(tmp_path)
 
 
 def test_held_out_particles_of_several_files_name_file_and_line(particles, tmp_path):

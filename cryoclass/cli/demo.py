@@ -7,12 +7,18 @@ from typing import Annotated
 
 import typer
 
-from cryoclass.claims import LOCK, claim
+from cryoclass.claims import claim
 from cryoclass.cli import console
 from cryoclass.cli.following import YOURS
 from cryoclass.errors import CryoclassError
+from cryoclass.records import Writes
 
 SPECIES = 6
+WRITES = Writes(
+    command="demo",
+    last="model.onnx",
+    folders=("Simulated", "Extract", "LabelFree", "Finetune", "Predict", "PredictOnnx", "Embed"),
+)
 STEPS = (
     "simulate -o {out}/Simulated --species 6 --per-species 120 --tomograms 6 --snr 0.5 --labelled 0.5",
     "extract {out}/Simulated/coordinates.star --tomograms {out}/Simulated/tomograms --box 32 -o {out}/Extract",
@@ -36,19 +42,11 @@ def demo(
     Simulates tomograms of six species, extracts, groups the particles with no label at all, fine-tunes the network that
     comes with cryoclass on the labelled half, predicts with torch and with ONNX, and compares with the truth.
     """
-    with claim(outdir, "model.onnx", overwrite=overwrite):
-        _clear(outdir)
+    with claim(outdir, WRITES, overwrite=overwrite) as place:
+        place.begin()
         for step in STEPS:
-            _type([word.format(out=outdir) for word in step.split()])
+            _type([*(word.format(out=outdir) for word in step.split()), "--overwrite"])
         _say_result(outdir)
-
-
-def _clear(outdir: Path) -> None:
-    for old in outdir.iterdir():
-        if old.is_dir() and not old.is_symlink():
-            shutil.rmtree(old)
-        elif old.name != LOCK:
-            old.unlink()
 
 
 def _type(argv: list[str]) -> None:

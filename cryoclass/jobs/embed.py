@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cryoclass.claims import begin, claim
+from cryoclass.claims import claim
 from cryoclass.errors import UsageError
 from cryoclass.jobs.opening import (
     compute_outputs,
@@ -17,6 +17,7 @@ from cryoclass.jobs.opening import (
     use_cores,
 )
 from cryoclass.progress import TO_LOG, Listener
+from cryoclass.records import Workplace, Writes
 from cryoclass.settings import (
     BareBackbone,
     BoxOrigin,
@@ -46,6 +47,12 @@ if TYPE_CHECKING:
     from cryoclass.sources import Boxes, Source
 
 TABLE = "particles.star"  # comes last and says that all is there
+WRITES = Writes(
+    command="embed",
+    last=TABLE,
+    files=("embedding.html", "embedding.png", "embeddings.npy", "ranked.star", "optimisation_set.star"),
+    folders=("outputs",),
+)
 SLOW_TSNE = 100_000  # particles
 QUERY = "query"  # where, among the outputs, those of the examples of another table lie
 
@@ -113,31 +120,32 @@ def embed(request: EmbedRequest, listener: Listener = TO_LOG) -> EmbedResult:
     CryoclassError
         Something that the user can mend; the message says what, and the way out.
     """
-    with claim(request.outdir, TABLE, overwrite=request.overwrite):
-        return _embed(_with_network(request), listener)
+    path, query = particles_path(request.particles), request.examples.query
+    inputs = (path, query, request.boxes.tomograms, request.choice.onnx, request.bare.weights)
+    with claim(request.outdir, WRITES, inputs, overwrite=request.overwrite) as place:
+        return _embed(_with_network(request), path, place, listener)
 
 
-def _embed(request: EmbedRequest, listener: Listener) -> EmbedResult:
-    from cryoclass.files import together
+def _embed(request: EmbedRequest, path: Path, place: Workplace, listener: Listener) -> EmbedResult:
     from cryoclass.inference.pipeline import Flow
     from cryoclass.outputs import FOLDER
     from cryoclass.particles import read_particles
 
     workers = use_cores(request.num_workers)
-    table = read_particles(particles_path(request.particles))
+    table = read_particles(path)
     _check_layout(request.layout, len(table), listener)
     _check_rows(request.examples, len(table))
     labelled = _known_labels(table, request.label_column)
     engine, boxes, open_boxes = _open(request, table, workers, listener)
     flow = Flow(batch_size=request.batch_size, workers=workers, track=listener.track)
-    begin(request.outdir, TABLE)
+    place.begin()
     examples = _examples(request, engine, boxes, open_boxes, flow, listener)
     facts = facts_of(engine, boxes, {"precision": "auto"})
     outputs, origin = compute_outputs(engine, boxes.source, facts, request.outdir / FOLDER, flow, listener)
     said = _Said(
         table=table, engine=engine, outputs=outputs, labelled=labelled, examples=examples, origin=origin
     )
-    with together(request.outdir / TABLE):
+    with place.finishing():
         return _write(request, said)
 
 
@@ -333,8 +341,6 @@ def _write(request: EmbedRequest, said: _Said) -> EmbedResult:
         order = rows[np.argsort(-alike[rows], kind="stable")]
         table.with_columns(cells).select(order.tolist()).write(ranked)
         columns |= cells
-    else:
-        ranked.unlink(missing_ok=True)
     embedding_png(picture, content)
     embedding_page(page, content)
     stored = said.outputs.folder / "embedding.npy"

@@ -20,7 +20,7 @@ from cryoclass.checks.pixels import check_files, check_tomograms, check_volumes
 from cryoclass.checks.rules import check_rules
 from cryoclass.checks.table import check_coordinates, check_table, count_labels, label_words
 from cryoclass.checks.tomograms import check_choice, check_names, readable
-from cryoclass.claims import check_finished
+from cryoclass.claims import check_folder
 from cryoclass.cutting import TomogramSource
 from cryoclass.errors import CryoclassError, ParticleError, UsageError
 from cryoclass.images import FileSource
@@ -285,7 +285,7 @@ class Examination:
 
     def _estimate(self) -> None:
         with self.sheet.surviving("disk"):
-            check_finished(self.request.outdir, "", overwrite=True)
+            check_folder(self.request.outdir)
         if self.step == "extract" and isinstance(self.source, TomogramSource):
             self._estimate_extraction(self.source)
             return

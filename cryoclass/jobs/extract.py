@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cryoclass.claims import begin, claim
+from cryoclass.claims import claim
 from cryoclass.jobs.opening import check_crops, crop_words, particles_path
 from cryoclass.machine import cores
 from cryoclass.progress import TO_LOG, Listener
+from cryoclass.records import Workplace, Writes
 from cryoclass.settings import Extraction, TomogramFiles, WorkRequest, outdir_setting, particles_setting
 
 if TYPE_CHECKING:
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 
 
 TABLE = "particles.star"  # comes last and says that all is there
+WRITES = Writes(
+    command="extract",
+    last=TABLE,
+    files=("extract.html", "skipped.csv", "optimisation_set.star"),
+    folders=("Subtomograms",),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +68,13 @@ def extract(request: ExtractRequest, listener: Listener = TO_LOG) -> ExtractResu
     CryoclassError
         Something that the user can mend; the message says what, and the way out.
     """
-    with claim(request.outdir, TABLE, overwrite=request.overwrite):
-        return _extract(request, listener)
+    inputs = (particles_path(request.particles), request.files.tomograms)
+    with claim(request.outdir, WRITES, inputs, overwrite=request.overwrite) as place:
+        return _extract(request, place, listener)
 
 
-def _extract(request: ExtractRequest, listener: Listener) -> ExtractResult:
+def _extract(request: ExtractRequest, place: Workplace, listener: Listener) -> ExtractResult:
     from cryoclass.extraction import cut_all, write_extracted
-    from cryoclass.files import together
     from cryoclass.particles import read_particles
     from cryoclass.results import write_optimisation_sets
 
@@ -77,10 +84,10 @@ def _extract(request: ExtractRequest, listener: Listener) -> ExtractResult:
     if tomograms is None and table.optimisation_set is not None:
         tomograms = table.optimisation_set.path
     source, found = _open(table, request, tomograms, listener)
-    begin(request.outdir, TABLE)
+    place.begin()
     extracted = cut_all(source, request.outdir, request.num_workers or cores(), listener.track)
     page = request.outdir / "extract.html"
-    with together(extracted.star):
+    with place.finishing():
         write_extracted(source, extracted)
         _write_page(page, source, extracted)
         write_optimisation_sets(table, tomograms, [extracted.star])

@@ -4,9 +4,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cryoclass.claims import begin, claim_run
+from cryoclass.claims import claim_run
 from cryoclass.jobs.opening import open_source, particles_path, use_cores
 from cryoclass.progress import TO_LOG, Listener
+from cryoclass.records import Workplace, Writes
 from cryoclass.settings import (
     BoxOrigin,
     Cutting,
@@ -32,6 +33,19 @@ if TYPE_CHECKING:
 
 
 CARD = "model.json"  # comes last and says that all is there
+WRITES = Writes(
+    command="finetune",
+    last=CARD,
+    files=(
+        "model.safetensors",
+        "history.csv",
+        "times.csv",
+        "metrics.json",
+        "predictions.star",
+        "report.html",
+    ),
+    kept=("checkpoint*.pt",),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,14 +119,17 @@ def finetune(request: FinetuneRequest, listener: Listener = TO_LOG) -> FinetuneR
     CryoclassError
         Something that the user can mend; the message says what, and the way out.
     """
-    with claim_run(request.outdir, CARD, resume=request.resume, overwrite=request.overwrite):
-        return _finetune(request, listener)
+    start = request.start
+    inputs = [request.boxes.tomograms, start.weights, Path(start.init) / CARD]
+    inputs += [Path(given.rpartition("=")[2]) for given in request.particles or [str(particles_path(None))]]
+    keep = {"resume": request.resume, "overwrite": request.overwrite}
+    with claim_run(request.outdir, WRITES, inputs, **keep) as place:
+        return _finetune(request, place, listener)
 
 
-def _finetune(request: FinetuneRequest, listener: Listener) -> FinetuneResult:
+def _finetune(request: FinetuneRequest, place: Workplace, listener: Listener) -> FinetuneResult:
     from cryoclass.checks.classes import check_class_names
     from cryoclass.checks.findings import enforce
-    from cryoclass.files import together
     from cryoclass.labels import read_labelled
     from cryoclass.training.finetune import choose_recipe, train
     from cryoclass.training.loop import LabelledBoxes
@@ -132,13 +149,13 @@ def _finetune(request: FinetuneRequest, listener: Listener) -> FinetuneResult:
         source=boxes.source, labels=labelled.labels, parts=assignment.parts, classes=labelled.classes
     )
     if not request.resume:  # what a checkpoint says of a finished run is known in there
-        begin(request.outdir, CARD)
+        place.begin()
     # What they are, and not where they lie: a disk may be moved, and a folder be named from elsewhere.
     run = replace(run, facts={**request.cutting.to_dict(), "voxels": boxes.fingerprint[:12]})
     tuned = train(examples, boxes.sample.contrast, recipe, request.start, run)
     tuned = _with_origin(tuned, labelled, assignment)
     page = request.outdir / "report.html"
-    with together(request.outdir / CARD):
+    with place.finishing():
         _write(request.outdir, page, tuned, labelled, boxes)
     return FinetuneResult(model=request.outdir, tuned=tuned, table=labelled.tables[0].path, page=page)
 

@@ -1,11 +1,11 @@
 """Classes and probabilities for every particle, in the user's own STAR file."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cryoclass.claims import begin, claim
+from cryoclass.claims import claim
 from cryoclass.errors import UsageError
 from cryoclass.jobs.opening import (
     compute_outputs,
@@ -16,6 +16,7 @@ from cryoclass.jobs.opening import (
     use_cores,
 )
 from cryoclass.progress import TO_LOG, Listener
+from cryoclass.records import Workplace, Writes
 from cryoclass.settings import (
     BoxOrigin,
     Cutting,
@@ -41,6 +42,13 @@ if TYPE_CHECKING:
 
 
 TABLE = "particles.star"  # comes last and says that all is there
+WRITES = Writes(
+    command="predict",
+    last=TABLE,
+    files=("report.html", "classes.star", "skipped.csv", "metrics.json", "optimisation_set.star"),
+    folders=("outputs",),
+)
+SPLIT = ("class[0-9][0-9][0-9]_*.star",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,17 +117,18 @@ def predict(request: PredictRequest, listener: Listener = TO_LOG) -> PredictResu
     CryoclassError
         Something that the user can mend; the message says what, and the way out.
     """
-    with claim(request.outdir, TABLE, overwrite=request.overwrite):
-        return _predict(request, listener)
+    path, choice = particles_path(request.particles), request.choice
+    writes = replace(WRITES, files=WRITES.files + SPLIT) if request.split_classes else WRITES
+    inputs = (path, request.boxes.tomograms, choice.onnx)
+    with claim(request.outdir, writes, inputs, overwrite=request.overwrite) as place:
+        return _predict(request, path, place, listener)
 
 
-def _predict(request: PredictRequest, listener: Listener) -> PredictResult:
+def _predict(request: PredictRequest, path: Path, place: Workplace, listener: Listener) -> PredictResult:
     _check_one(request.choice)
-    path = particles_path(request.particles)
     from cryoclass.checks.boxes import flips
     from cryoclass.checks.findings import enforce
     from cryoclass.checks.fit import check_contrast
-    from cryoclass.files import together
     from cryoclass.inference.pipeline import Flow
     from cryoclass.outputs import FOLDER
     from cryoclass.particles import read_particles
@@ -136,7 +145,7 @@ def _predict(request: PredictRequest, listener: Listener) -> PredictResult:
     enforce(check_contrast(boxes.sample, engine.card, invert, flipped=flips(source)), listener)
     facts = facts_of(engine, boxes, {"precision": request.precision})
     flow = Flow(batch_size=request.batch_size, workers=workers, track=listener.track)
-    begin(request.outdir, TABLE)
+    place.begin()
     outputs, origin = compute_outputs(engine, boxes.source, facts, request.outdir / FOLDER, flow, listener)
     said = _Said(
         table=table,
@@ -145,7 +154,7 @@ def _predict(request: PredictRequest, listener: Listener) -> PredictResult:
         decisions=decide(outputs, request.min_probability),
         labels=labels,
     )
-    with together(request.outdir / TABLE):
+    with place.finishing():
         return _write(request, said, boxes, origin)
 
 
@@ -196,7 +205,6 @@ def _write(request: PredictRequest, said: _Said, boxes: "Boxes", origin: "Origin
     from cryoclass.jobs.pages import write_prediction_page
     from cryoclass.results import (
         left_out,
-        remove_earlier,
         write_metrics,
         write_optimisation_sets,
         write_skipped,
@@ -207,7 +215,6 @@ def _write(request: PredictRequest, said: _Said, boxes: "Boxes", origin: "Origin
     outdir, table, classes = request.outdir, said.table, said.card.classes
     star, page = outdir / TABLE, outdir / "report.html"
     result = table.with_columns(CLASSIFY.columns(said.decisions, classes))
-    remove_earlier(outdir)
     write_skipped(outdir / "skipped.csv", table, left_out(table, said.outputs))
     CLASSIFY.write_files(outdir, said.decisions, classes)
     parts = write_split(outdir, result, said.decisions, classes) if request.split_classes else []

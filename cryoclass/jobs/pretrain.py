@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cryoclass.claims import begin, claim_run
+from cryoclass.claims import claim_run
 from cryoclass.errors import UsageError
 from cryoclass.jobs.opening import open_source, use_cores
 from cryoclass.progress import TO_LOG, Listener
+from cryoclass.records import Workplace, Writes
 from cryoclass.settings import (
     BoxOrigin,
     Cutting,
@@ -32,6 +33,12 @@ if TYPE_CHECKING:
 
 
 CARD = "backbone.json"  # comes last and says that all is there
+WRITES = Writes(
+    command="pretrain",
+    last=CARD,
+    files=("backbone.safetensors",),
+    kept=("checkpoint*.pt", "history.csv", "times.csv"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,14 +104,17 @@ def pretrain(
     CryoclassError
         Something that the user can mend; the message says what, and the way out.
     """
-    with claim_run(request.outdir, CARD, resume=request.resume, overwrite=request.overwrite):
-        return _pretrain(request, listener, command)
+    inputs = (request.particles, request.boxes.tomograms, request.learner.weights)
+    keep = {"resume": request.resume, "overwrite": request.overwrite}
+    with claim_run(request.outdir, WRITES, inputs, **keep) as place:
+        return _pretrain(request, place, listener, command)
 
 
-def _pretrain(request: PretrainRequest, listener: Listener, command: Sequence[str]) -> PretrainResult:
+def _pretrain(
+    request: PretrainRequest, place: Workplace, listener: Listener, command: Sequence[str]
+) -> PretrainResult:
     _check_own(request)
     from cryoclass.card import BACKBONE_FOLDER, write_folder
-    from cryoclass.files import together
     from cryoclass.pretraining.card import HISTORY, make_card
     from cryoclass.pretraining.loop import teach_shape
     from cryoclass.results import write_history
@@ -114,7 +124,7 @@ def _pretrain(request: PretrainRequest, listener: Listener, command: Sequence[st
     backbone, preparation, start = _network(request, listener)
     run = _run(request, own, start, listener)
     if not request.resume:  # what a checkpoint says of a finished run is known in there
-        begin(request.outdir, CARD)
+        place.begin()
     result = teach_shape(backbone, preparation, request.pretraining, request.invention, run)
     name, outdir = request.learner.backbone, request.outdir
     facts = {
@@ -125,7 +135,7 @@ def _pretrain(request: PretrainRequest, listener: Listener, command: Sequence[st
         "own_particles": len(own.rows) if own else 0,
     }
     card = make_card(backbone, preparation, request.pretraining, request.invention, result, facts)
-    with together(outdir / CARD):
+    with place.finishing():
         write_history(outdir / HISTORY, result.periods)
         write_folder(outdir, backbone.state_dict(), card, BACKBONE_FOLDER)
     return PretrainResult(

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cryoclass.claims import begin, claim
+from cryoclass.claims import claim
 from cryoclass.progress import TO_LOG, Listener
+from cryoclass.records import Workplace, Writes
 from cryoclass.settings import Request, Simulation, outdir_setting, setting
 
 if TYPE_CHECKING:
@@ -13,6 +14,12 @@ if TYPE_CHECKING:
 
 
 TRUTH = "truth.star"  # comes last and says that all is there
+WRITES = Writes(
+    command="simulate",
+    last=TRUTH,
+    files=("coordinates.star", "particles.star"),
+    folders=("tomograms", "Subtomograms"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +46,11 @@ def simulate(request: SimulateRequest, listener: Listener = TO_LOG) -> "Simulate
     CryoclassError
         Something that the user can mend; the message says what, and the way out.
     """
-    with claim(request.outdir, TRUTH, overwrite=request.overwrite):
-        return _simulate(request, listener)
+    with claim(request.outdir, WRITES, overwrite=request.overwrite) as place:
+        return _simulate(request, place, listener)
 
 
-def _simulate(request: SimulateRequest, listener: Listener) -> "Simulated":
+def _simulate(request: SimulateRequest, place: Workplace, listener: Listener) -> "Simulated":
     from cryoclass.simulation.maps import read_maps
     from cryoclass.simulation.phantoms import phantom_densities
     from cryoclass.simulation.writer import write_particles, write_tomograms
@@ -54,6 +61,6 @@ def _simulate(request: SimulateRequest, listener: Listener) -> "Simulated":
         if request.maps
         else phantom_densities(settings)
     )
-    begin(request.outdir, TRUTH)
+    place.begin()
     write = write_particles if request.particles else write_tomograms
     return write(request.outdir, shapes, settings, listener.track)
