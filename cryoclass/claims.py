@@ -71,7 +71,10 @@ def claim(
                 "Choose another --outdir, or add --overwrite.",
             )
         sweep(outdir)
-        yield place
+        try:
+            yield place
+        finally:
+            place.leave(LOCK)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cryoclass.errors import ParticleError, VolumeError
+from cryoclass.errors import ChangedError, LeftOutError, ParticleError, VolumeError
 from cryoclass.files import digest, stamp
 from cryoclass.particles import Particles
 from cryoclass.readings import Site, positions_in, read_frame, sites_of
@@ -81,6 +81,7 @@ class TomogramSource:
         self.angpix = _common_angpix(self.placements)
         self.box = settings.box
         self.order = np.concatenate([p.rows for p in self.placements])
+        self._stamps = {path: stamp(path) for p in self.placements for path in p.tomogram.paths}
 
     def __len__(self) -> int:
         return len(self.particles)
@@ -88,26 +89,43 @@ class TomogramSource:
     def read(self, index: int) -> np.ndarray:
         """Return the box of one row, ``[z, y, x]`` float32; see :class:`Source`."""
         if index not in self._where:
-            raise VolumeError(f"tomogram {self.particles.tomograms[index]} has no volume.")
+            raise LeftOutError(f"tomogram {self.particles.tomograms[index]} has no volume.")
         placement, position = self._where[index]
+        self._check_unchanged(placement)
         z, y, x = xyz_to_zyx(placement.centres[position]).tolist()
         volume = placement.tomogram.open()
         how = overlap(volume.data.shape, (z, y, x), placement.plan.cut)
         if how == "outside" or (how == "partial" and self.settings.edge == "skip"):
             words = "lies outside" if how == "outside" else "sticks out of"
-            raise VolumeError(f"the box at x={x} y={y} z={z} {words} the tomogram {_size_words(volume)}.")
+            raise LeftOutError(f"the box at x={x} y={y} z={z} {words} the tomogram {_size_words(volume)}.")
         bright = placement.tomogram.is_bright(by_table=self.particles.bright)
-        return finish_box(
-            crop(volume.data, (z, y, x), placement.plan.cut), placement.plan, self.settings, bright=bright
-        )
+        cut = crop(volume.data, (z, y, x), placement.plan.cut)
+        self._check_unchanged(placement)
+        return finish_box(cut, placement.plan, self.settings, bright=bright)
+
+    def _check_unchanged(self, placement: Placement) -> None:
+        """Hold, before and after voxels are read, that the files are those that the run began with."""
+        for path in placement.tomogram.paths:
+            if stamp(path) != self._stamps[path]:
+                raise ChangedError(
+                    f"{path} has changed while boxes were cut out of it (its size or time): results would mix two "
+                    "versions.",
+                    "Wait until nothing writes it any more, and type the same command again.",
+                )
 
     def fingerprint(self) -> str:
         """Return what the boxes are; see :class:`cryoclass.sources.Source`: where each is cut, how, and out of what."""
         places = [
-            (p.rows.tobytes(), p.centres.tobytes(), p.plan, *(stamp(path) for path in p.tomogram.paths))
+            (
+                p.rows.tobytes(),
+                p.centres.tobytes(),
+                p.plan,
+                p.tomogram.is_bright(by_table=self.particles.bright),
+            )
             for p in self.placements
         ]
-        return digest("crops", len(self), self.settings, *places)
+        stamps = [stamp(path) for p in self.placements for path in p.tomogram.paths]
+        return digest("crops", len(self), self.settings, *places, *stamps)
 
     @cached_property
     def _where(self) -> dict[int, tuple[Placement, int]]:

@@ -6,6 +6,8 @@
     ├── UsageError        a wrong option or argument; exit status 2
     ├── StarError         a STAR file that is missing, damaged or of the wrong kind
     ├── VolumeError       a volume that is missing, damaged or of the wrong kind
+    │   └── LeftOutError  a box that the settings leave out; nothing is wrong with its volume
+    ├── ChangedError      an input that changed while it was read
     ├── ParticleError     particles that do not fit together (labels, boxes, names, coordinates)
     ├── ModelError        a model folder, a weight file or an ONNX file
     └── OutputError       something that cannot be written
@@ -44,6 +46,14 @@ class StarError(CryoclassError):
 
 class VolumeError(CryoclassError):
     """A volume that is missing, damaged or of the wrong kind."""
+
+
+class LeftOutError(VolumeError):
+    """A box that the settings leave out."""
+
+
+class ChangedError(CryoclassError):
+    """An input that changed while it was read."""
 
 
 class ParticleError(CryoclassError):

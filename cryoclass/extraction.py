@@ -10,17 +10,22 @@ from pathlib import Path
 import numpy as np
 
 from cryoclass.cutting import TomogramSource
+from cryoclass.errors import ChangedError, OutputError
+from cryoclass.files import digest, stamp
+from cryoclass.journal import Journal, SoFar
 from cryoclass.particles import Particles
 from cryoclass.progress import Track, silent
 from cryoclass.readings import spread_of
-from cryoclass.results import Skipped, write_skipped
-from cryoclass.sources import none_readable, read_many
+from cryoclass.results import write_skipped
+from cryoclass.sources import Reason, check_unchanged, none_readable, read_many
 from cryoclass.star.extracted import BoxPlaces, ExtractedBoxes
 from cryoclass.star.frames import Frame, affine, origins_in_subtomogram
 from cryoclass.star.names import project_path, stem
-from cryoclass.volumes.mrc import write_volume
+from cryoclass.stopping import between_steps
+from cryoclass.volumes.mrc import open_volume, volume_bytes, write_volume
 
 SKIPPED = "skipped.csv"
+JOURNAL = "extract.progress"
 SAMPLE_PER_TOMOGRAM = 6
 LONGEST_NAME = 200  # bytes
 SAMPLED_TOMOGRAMS = 24  # boxes to look at stay in memory
@@ -32,35 +37,41 @@ class Extracted:
 
     Attributes
     ----------
-    star
-        The STAR file to write.
     rows
         Row numbers of the input that were written.
     images
         The file of each.
-    skipped
-        The others, with reasons.
+    left_out
+        Why each of the others has no box, by row number.
     sample
         A few (row number, box ``[z, y, x]``) of each of the first tomograms, by tomogram name.
     mean
         Mean of all boxes ``[z, y, x]``.
     angpix
         Pixel size of the boxes in angstroms.
+    found
+        Rows that an earlier run, which was ended, had done already.
     """
 
-    star: Path
     rows: np.ndarray
     images: tuple[Path, ...]
-    skipped: tuple[Skipped, ...]
+    left_out: dict[int, Reason]
     sample: dict[str, list[tuple[int, np.ndarray]]]
     mean: np.ndarray
     angpix: float
+    found: int
+
+    @property
+    def lost(self) -> int:
+        """How many particles should have been cut, and could not be."""
+        return sum(not reason.by_rule for reason in self.left_out.values())
 
 
 def cut_all(source: TomogramSource, outdir: Path, workers: int = 1, track: Track = silent) -> Extracted:
     """Cut every particle and write its box; :func:`write_extracted` writes the tables.
 
     A particle that cannot be cut is kept with its reason, and the rest goes on; where none can be, ``skipped.csv`` says why.
+    What an earlier run of the same particles and settings has written there is used.
 
     Parameters
     ----------
@@ -77,44 +88,119 @@ def cut_all(source: TomogramSource, outdir: Path, workers: int = 1, track: Track
     ------
     ParticleError
         Not one particle could be cut.
+    ChangedError
+        A tomogram changed meanwhile.
     OutputError
-        A file cannot be written.
+        A file cannot be written, or one that was written is gone.
     """
-    particles, paths = source.particles, image_paths(source, outdir)
-    written: dict[int, Path] = {}
-    skipped = [_without_volume(particles, row) for row in sorted(set(range(len(particles))) - set(paths))]
-    sample: dict[str, list[tuple[int, np.ndarray]]] = {}
-    total = np.zeros((source.box,) * 3)
-    boxes = read_many(_Written(source, paths), source.order.tolist(), workers)
-    for row, box in track(boxes, "extracting", len(paths)):
-        tomogram = particles.tomograms[row]
-        if isinstance(box, str):
-            skipped.append(Skipped(row=row, tomogram=tomogram, reason=box))
-            continue
-        written[row] = paths[row]
-        total += box
-        if tomogram in sample or len(sample) < SAMPLED_TOMOGRAMS:
-            kept = sample.setdefault(tomogram, [])
-            kept += [(row, box)] * (len(kept) < SAMPLE_PER_TOMOGRAM)
-    if not written:
-        write_skipped(outdir / SKIPPED, particles, skipped)
-        raise none_readable(len(particles), min(skipped, key=lambda item: item.row).reason)
-    rows = np.array(sorted(written))
+    paths, before = image_paths(source, outdir), source.fingerprint()
+    journal = Journal(outdir / JOURNAL, digest(before, *(path.parts[-2:] for path in paths.values())))
+    so_far = _resumed(source, paths, journal)
+    found = so_far.done
+    try:
+        _cut(source, paths, so_far, journal, workers, track)
+        check_unchanged(source, before)
+    except ChangedError:
+        journal.path.unlink(missing_ok=True)
+        raise
+    left_out = so_far.left_out | {
+        row: _without_volume(source, row) for row in range(len(source)) if row not in paths
+    }
+    rows = np.array([row for row in range(len(source)) if row not in left_out], dtype=np.int64)
+    if not len(rows):
+        forget_progress(outdir)
+        write_skipped(outdir / SKIPPED, source.particles, left_out)
+        raise none_readable(len(source), left_out[min(left_out)])
+    _check_written(source, [paths[row] for row in rows.tolist()])
     return Extracted(
-        star=outdir / "particles.star",
         rows=rows,
-        images=tuple(written[row] for row in rows.tolist()),
-        skipped=tuple(sorted(skipped, key=lambda item: item.row)),
-        sample=sample,
-        mean=(total / len(written)).astype(np.float32),
+        images=tuple(paths[row] for row in rows.tolist()),
+        left_out=left_out,
+        sample=_sample(source, paths, left_out),
+        mean=(so_far.total / len(rows)).astype(np.float32),
         angpix=source.angpix,
+        found=found,
     )
 
 
-def write_extracted(source: TomogramSource, extracted: Extracted) -> None:
-    """Write ``particles.star`` and, beside it, ``skipped.csv``; OutputError where a file cannot be written."""
-    write_skipped(extracted.star.with_name(SKIPPED), source.particles, extracted.skipped)
-    output_table(source, extracted.rows, extracted.images).write(extracted.star)
+def _cut(
+    source: TomogramSource,
+    paths: dict[int, Path],
+    so_far: SoFar,
+    journal: Journal,
+    workers: int,
+    track: Track,
+) -> None:
+    """Cut and write what is not done yet; between two boxes, now and then and before it ends, note how far it has come."""
+    again, rest = _lost(so_far), source.order[so_far.done :].tolist()
+    boxes = read_many(_Written(source, paths), [*again, *rest], workers)
+    with between_steps() as waiting:
+        for number, (row, box) in enumerate(track(boxes, "extracting", len(again) + len(rest))):
+            so_far.left_out.pop(row, None)
+            if isinstance(box, Reason):
+                so_far.left_out[row] = box
+            else:
+                so_far.total += box
+            so_far.done += number >= len(again)
+            if journal.due or waiting.number is not None:
+                journal.note(so_far)
+            waiting.obey()
+    journal.note(so_far)
+
+
+def _resumed(source: TomogramSource, paths: dict[int, Path], journal: Journal) -> SoFar:
+    """Return what was done before, where all its files are there; else begin anew."""
+    so_far = journal.read()
+    done = [row for row in source.order[: so_far.done].tolist() if row not in so_far.left_out]
+    whole = so_far.total.shape == (source.box,) * 3 and all(_is_whole(source, paths[row]) for row in done)
+    return so_far if whole else SoFar(total=np.zeros((source.box,) * 3))
+
+
+def _lost(so_far: SoFar) -> list[int]:
+    """Return the rows to try again: somebody may have mended them, and to try costs little."""
+    return [row for row, reason in so_far.left_out.items() if not reason.by_rule]
+
+
+def _is_whole(source: TomogramSource, path: Path) -> bool:
+    return stamp(path)[0] == volume_bytes(source.box, source.settings.dtype)
+
+
+def _check_written(source: TomogramSource, paths: Sequence[Path]) -> None:
+    """Count on the disk what was written."""
+    broken = [path for path in paths if not _is_whole(source, path)]
+    if broken:
+        raise OutputError(
+            f"{len(broken)} of {len(paths)} boxes that were written are gone, or cut short; the first: {broken[0]}.",
+            "See what else writes there, and type the same command again.",
+        )
+
+
+def _sample(
+    source: TomogramSource, paths: dict[int, Path], left_out: dict[int, Reason]
+) -> dict[str, list[tuple[int, np.ndarray]]]:
+    """Read a few boxes of the first tomograms again, as they were written."""
+    sample: dict[str, list[tuple[int, np.ndarray]]] = {}
+    for placement in source.placements:
+        rows = [row for row in placement.rows.tolist() if row not in left_out][:SAMPLE_PER_TOMOGRAM]
+        if rows and len(sample) < SAMPLED_TOMOGRAMS:
+            boxes = [np.array(open_volume(paths[row]).data, np.float32) for row in rows]
+            sample[source.particles.tomograms[rows[0]]] = list(zip(rows, boxes, strict=True))
+    return sample
+
+
+def _without_volume(source: TomogramSource, row: int) -> Reason:
+    return Reason(f"tomogram {source.particles.tomograms[row]} has no volume", by_rule=True)
+
+
+def forget_progress(outdir: Path) -> None:
+    """Remove what a killed extraction would go on from: this one is finished."""
+    (outdir / JOURNAL).unlink(missing_ok=True)
+
+
+def write_extracted(source: TomogramSource, extracted: Extracted, star: Path) -> None:
+    """Write the table to ``star`` and, beside it, ``skipped.csv``; OutputError where a file cannot be written."""
+    write_skipped(star.with_name(SKIPPED), source.particles, extracted.left_out)
+    output_table(source, extracted.rows, extracted.images).write(star)
 
 
 def image_paths(source: TomogramSource, outdir: Path) -> dict[int, Path]:
@@ -241,8 +327,3 @@ class _Written:
     def fingerprint(self) -> str:
         """Return what the boxes are; see :class:`cryoclass.sources.Source`."""
         return self.source.fingerprint()
-
-
-def _without_volume(particles: Particles, row: int) -> Skipped:
-    name = particles.tomograms[row]
-    return Skipped(row=row, tomogram=name, reason=f"tomogram {name} has no volume")

@@ -73,6 +73,11 @@ class Outputs:
         self.found = int((status != Status.NOT_YET).sum())
         self._arrays: dict[str, np.memmap] = {}
 
+    @property
+    def lost(self) -> int:
+        """How many rows are unreadable that no setting leaves out."""
+        return sum(not getattr(reason, "by_rule", False) for reason in self.reasons.values())
+
     def __len__(self) -> int:
         return len(self.status)
 
@@ -128,10 +133,9 @@ class Outputs:
         """Mark rows as unreadable."""
         if not reasons:
             return
-        lines = [json.dumps({"row": row, "reason": reason}) + "\n" for row, reason in reasons.items()]
         try:
             with (self.folder / REASONS).open("a", encoding="utf-8") as out:
-                out.writelines(lines)
+                out.writelines(map(_line, reasons.items()))
         except OSError as error:
             raise output_error(error, self.folder / REASONS) from error
         self.reasons.update(reasons)
@@ -147,11 +151,22 @@ class Outputs:
             path.unlink()
         self.folder.rmdir()
 
-    def flush(self) -> None:
-        """Bring everything to the disk."""
+    def settle(self) -> None:
+        """Bring everything to the disk, the reasons in the order of the rows, however many runs it took.
+
+        Raises
+        ------
+        OutputError
+            The disk is full.
+        """
+        write_text(self.folder / REASONS, "".join(map(_line, sorted(self.reasons.items()))))
         for array in (*self._arrays.values(), self.status):
             if isinstance(array, np.memmap):
                 array.flush()
+
+    def disown(self) -> None:
+        """Let this belong to nothing any more, since nobody knows which rows are right: the next run begins anew."""
+        (self.folder / FACTS).unlink(missing_ok=True)
 
     def _create(self, name: str, shape: tuple[int, ...]) -> None:
         _write_whole(self.folder / f"{name}.npy", (len(self), *shape), np.float32(np.nan))
@@ -245,6 +260,11 @@ def _write_whole(path: Path, shape: tuple[int, ...], value: np.generic) -> None:
     except OSError as error:
         part.unlink(missing_ok=True)
         raise output_error(error, path) from error
+
+
+def _line(said: tuple[int, str]) -> str:
+    row, reason = said
+    return json.dumps({"row": row, "reason": reason}) + "\n"
 
 
 def _reasons_of(folder: Path) -> dict[int, str]:

@@ -4,9 +4,10 @@ Each folder of results holds a record of the run, ``.cryoclass.json``: the comma
 write. It is written before the first of them, so that whatever a kill leaves behind is known to be the run's own.
 """
 
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -138,6 +139,12 @@ class Workplace:
             self.mark.unlink(missing_ok=True)
         except OSError as problem:
             raise output_error(problem, self.mark) from problem
+
+    def leave(self, lock: str) -> None:
+        """Remove the record where nothing else was written; ``lock`` is the name of the file that goes last."""
+        with suppress(OSError):
+            if {path.name for path in itertools.islice(self.folder.iterdir(), 3)} <= {RECORD, lock}:
+                (self.folder / RECORD).unlink(missing_ok=True)
 
     @contextmanager
     def finishing(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
+from cryoclass.errors import ParticleError
 from cryoclass.files import write_text
 from cryoclass.labels import Labelled
 from cryoclass.metrics import Metrics
@@ -21,31 +22,38 @@ from cryoclass.star.names import spelled
 from cryoclass.star.optimisation import read_set
 from cryoclass.star.tables import write_tables
 
-
-@dataclass(frozen=True, kw_only=True)
-class Skipped:
-    """A particle that was left out, and why."""
-
-    row: int
-    tomogram: str
-    reason: str
+# What reads the usual table must not go on where too many particles are missing.
+INCOMPLETE = "particles_incomplete.star"
 
 
-def left_out(table: Particles, outputs: Outputs) -> list[Skipped]:
-    """Return the particles that are unreadable, with the reasons."""
-    return [
-        Skipped(row=row, tomogram=table.tomograms[row], reason=outputs.reasons[row])
-        for row in np.flatnonzero(outputs.status == Status.UNREADABLE).tolist()
-    ]
+def too_many_lost(lost: int, total: int, most: float) -> ParticleError | None:
+    """Return the error with which a run ends, when it has written what it has; None where few enough are unreadable.
+
+    Parameters
+    ----------
+    lost
+        Particles that should have been read, and could not be.
+    total
+        All particles.
+    most
+        Which share of them may be lost.
+    """
+    if lost <= most * total:
+        return None
+    return ParticleError(
+        f"{lost} of {total} particles cannot be read: {100 * lost / total:.1f} %, and --max-unreadable allows "
+        f"{100 * most:g} %. The table of the others is {INCOMPLETE}; skipped.csv says what is wrong.",
+        "Mend them and type the same command again, or allow more with --max-unreadable.",
+    )
 
 
-def write_skipped(path: Path, particles: Particles, skipped: Sequence[Skipped]) -> None:
-    """Write the particles that were left out: line of the STAR file, tomogram, reason."""
+def write_skipped(path: Path, particles: Particles, reasons: Mapping[int, str]) -> None:
+    """Write the particles that were left out: line of the STAR file, tomogram, reason; by row number."""
     out = io.StringIO()
     table = csv.writer(out, lineterminator="\n")
     table.writerow(["star_line", "tomogram", "reason"])
-    for item in sorted(skipped, key=lambda item: item.row):
-        table.writerow([particles.line(item.row), item.tomogram, item.reason])
+    for row, reason in sorted(reasons.items()):
+        table.writerow([particles.line(row), particles.tomograms[row], reason])
     write_text(path, out.getvalue())
 
 

@@ -147,6 +147,13 @@ class WorkRequest(Request):
         help="Cores to use: threads that read and write, and that compute on a CPU; all there are where left out.",
         minimum=1,
     )
+    max_unreadable: float = setting(
+        0.05,
+        unit="share",
+        help="Of the particles, how many may be unreadable; where more are, the run ends with an error.",
+        minimum=0,
+        maximum=1,
+    )
 
 
 PARTICLES_HELP = "STAR file; particles.star in the current folder where left out."

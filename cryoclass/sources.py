@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from cryoclass.errors import ParticleError, VolumeError
+from cryoclass.errors import ChangedError, LeftOutError, ParticleError, VolumeError
 from cryoclass.files import digest
 from cryoclass.volumes.contrast import Contrast, measure_contrast
 from cryoclass.volumes.crop import crop
@@ -59,7 +59,26 @@ class Source(Protocol):
 
 # ------------------------------------------------------------------------------------------- reading many
 
-Read = tuple[int, np.ndarray | str]
+
+class Reason(str):
+    """Why a row has no box.
+
+    Attributes
+    ----------
+    by_rule
+        The settings leave it out; else it should have been read, and is lost.
+    """
+
+    by_rule: bool
+
+    def __new__(cls, words: object, *, by_rule: bool = False) -> "Reason":
+        """Make a reason of words."""
+        reason = super().__new__(cls, words)
+        reason.by_rule = by_rule
+        return reason
+
+
+Read = tuple[int, np.ndarray | Reason]
 """A row number with its box ``[z, y, x]`` float32, or with the reason why it has none."""
 
 
@@ -84,7 +103,7 @@ def read_many(
         try:
             return row, source.read(row)
         except VolumeError as problem:
-            return row, str(problem)
+            return row, Reason(problem, by_rule=isinstance(problem, LeftOutError))
 
     coming = iter(rows)
     pool = ThreadPoolExecutor(workers)
@@ -101,6 +120,29 @@ def read_many(
 def none_readable(count: int, reason: str) -> ParticleError:
     """Say that not one of a table's particles has a usable box."""
     return ParticleError(f"none of {count} particles can be read; the first: {reason.removesuffix('.')}.")
+
+
+def check_unchanged(source: Source, before: str) -> None:
+    """Hold that a source is what it was: that no file was replaced, cut short or removed since.
+
+    Parameters
+    ----------
+    source
+        Where the boxes come from.
+    before
+        What :meth:`Source.fingerprint` said.
+
+    Raises
+    ------
+    ChangedError
+        It says something else now.
+    """
+    if source.fingerprint() != before:
+        raise ChangedError(
+            "the volumes of the particles have changed while they were read (size or time of a file): results would mix "
+            "two versions.",
+            "Wait until nothing writes them any more, and type the same command again.",
+        )
 
 
 def fastest_order(source: Source, rows: np.ndarray) -> list[int]:
@@ -195,10 +237,19 @@ class Boxes:
         """Some of them: their contrast, and a hash of their voxels."""
         return take_sample(self.source, self.workers)
 
+    @cached_property
+    def before(self) -> str:
+        """What the source said of itself when it was first asked."""
+        return self.source.fingerprint()
+
     @property
     def fingerprint(self) -> str:
         """Hash of what the boxes are, by content: places, files, and the voxels of the sample."""
-        return digest(self.source.fingerprint(), self.sample.digest)
+        return digest(self.before, self.sample.digest)
+
+    def check_unchanged(self) -> None:
+        """Hold that no file was replaced, cut short or removed since, as :func:`check_unchanged`."""
+        check_unchanged(self.source, self.before)
 
 
 # -------------------------------------------------------------------------------------------- combinators

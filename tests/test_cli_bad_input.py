@@ -20,6 +20,9 @@ import pytest
 import torch
 from cli_helpers import NETWORK, Project, table
 
+from cryoclass.claims import claim
+from cryoclass.files import TEMPORARY
+from cryoclass.records import RECORD, Writes
 from cryoclass.volumes.mrc import write_volume
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -111,11 +114,22 @@ class Mistake:
 
 
 WRITERS = ("extract", "finetune", "predict", "embed")
+ALL = ("--max-unreadable", 1)
 
 
 def files() -> set[str]:
     """Return all files below the current folder; links to the project are not followed."""
-    return {str(Path(where, name)) for where, _, names in os.walk(".") for name in names}
+    return {str(Path(where, name)) for where, _, names in os.walk(".") for name in names if name != RECORD}
+
+
+def belongs_to(command: str, folder: str = "Out") -> None:
+    """Let a folder hold an interrupted run of a command, as far as that command can tell."""
+    Path(folder).mkdir()
+    with claim(
+        Path(folder), Writes(command=command, last="x", kept=("checkpoint*.pt",)), overwrite=False
+    ) as place:
+        place.begin()
+        (place.folder / "checkpoint.pt").touch()
 
 
 def assert_fails(cryoclass: Callable, project: Project, mistake: Mistake) -> str:
@@ -814,7 +828,7 @@ MISTAKES = {
     # going on
     "a damaged checkpoint": Mistake(
         argv="finetune {particles} {train} -o Out --resume",
-        make=lambda _: (Path("Out").mkdir(), Path("Out/checkpoint.pt").write_bytes(b"PK\3\4 nonsense")),
+        make=lambda _: (belongs_to("finetune"), Path("Out/checkpoint.pt").write_bytes(b"PK\3\4 nonsense")),
         says=["Out/checkpoint.pt is damaged", "--resume"],
     ),
 }
@@ -998,7 +1012,9 @@ def half_bad(here) -> list[str]:
 
 
 def test_predict_passes_over_bad_volumes_and_says_why(cryoclass, trained, half_bad):
-    ran = cryoclass("predict", "mixed.star", "--model", trained.model, "--split-classes", "-b", 3, "-o", "P")
+    ran = cryoclass(
+        "predict", "mixed.star", "--model", trained.model, "--split-classes", "-b", 3, *ALL, "-o", "P"
+    )
     assert ran.status == 0, ran.err
     assert f"{len(BAD)} unreadable" in ran.out
     found = table(Path("P/particles.star"))
@@ -1017,7 +1033,9 @@ def test_predict_passes_over_bad_volumes_and_says_why(cryoclass, trained, half_b
 
 @pytest.mark.usefixtures("half_bad")
 def test_embed_leaves_bad_volumes_out_of_the_map(cryoclass, trained):
-    ran = cryoclass("embed", "mixed.star", "--model", trained.model, "--clusters", 2, "-b", 3, "-o", "E")
+    ran = cryoclass(
+        "embed", "mixed.star", "--model", trained.model, "--clusters", 2, "-b", 3, *ALL, "-o", "E"
+    )
     assert ran.status == 0, ran.err
     embedding = np.load("E/embeddings.npy")
     assert np.isfinite(embedding[:8]).all()
@@ -1041,7 +1059,7 @@ def test_extract_leaves_bad_places_out_and_says_why(cryoclass):
     tomogram()
     raw("T/TS_01.mrc", data)
     picks([(26, 30, 20), (10, 30, 20), (52, 30, 20), (26, 30, 200), (26, -40, 20), (26, 30, 38)])
-    ran = cryoclass("extract", "bad.star", "--tomograms", "T", "--box", 16, "-o", "X")
+    ran = cryoclass("extract", "bad.star", "--tomograms", "T", "--box", 16, *ALL, "-o", "X")
     assert ran.status == 0, ran.err
     assert list(table(Path("X/particles.star"))["rlnCoordinateZ"]) == [20, 38]
     with Path("X/skipped.csv").open() as file:
@@ -1050,7 +1068,7 @@ def test_extract_leaves_bad_places_out_and_says_why(cryoclass):
     assert [int(row["star_line"]) for row in skipped] == [10, 11, 12, 13]
     for row, reason in zip(skipped, reasons, strict=True):
         assert reason in row["reason"]
-    ran = cryoclass("extract", "bad.star", "--tomograms", "T", "--box", 16, "--edge", "skip", "-o", "Y")
+    ran = cryoclass("extract", "bad.star", "--tomograms", "T", "--box", 16, "--edge", "skip", *ALL, "-o", "Y")
     assert ran.status == 0, ran.err
     assert list(table(Path("Y/particles.star"))["rlnCoordinateZ"]) == [20]
     assert "sticks out of the tomogram" in Path("Y/skipped.csv").read_text()
@@ -1147,7 +1165,7 @@ def test_a_full_disk_is_named(cryoclass, extracted, small_disk):
     volumes = list(small_disk.rglob("*.mrc"))
     assert volumes
     assert all(mrcfile.read(path).shape == (16, 16, 16) for path in volumes), "whole volumes only"
-    assert not [path for path in small_disk.rglob("*") if path.name.startswith(".")]
+    assert not list(small_disk.rglob(f"{TEMPORARY}*"))
 
 
 def test_a_disk_too_small_is_refused_before_any_work(cryoclass, extracted, small_disk):
@@ -1166,7 +1184,7 @@ def test_a_disk_that_fills_up_under_an_embedding(console_script, trained, here, 
     _, err = process.communicate()
     assert process.returncode == 1, err
     assert re.search(r"(?m)^error: \S+/E/outputs/embedding.npy: the disk is full\.$", err), err
-    left = {path.name for path in (small_disk / "E").rglob("*")}
+    left = {path.name for path in (small_disk / "E").rglob("*")} - {RECORD}
     assert left <= {"outputs", "outputs.json", "status.npy", "logits.npy"}, "nothing that is half written"
 
 
@@ -1226,7 +1244,7 @@ def test_weights_that_were_never_fetched_cannot_be_verified(cryoclass, extracted
 
 
 def test_resuming_with_other_settings_is_refused(cryoclass, trained):
-    Path("Out").mkdir()
+    belongs_to("finetune")
     shutil.copy(trained.model / "checkpoint.pt", "Out")
     argv = "finetune {particles} {train} --epochs 9 -o Out --resume"
     says = ["Out/checkpoint.pt belongs to another run: epochs was 5, now 9", "hint:"]

@@ -16,10 +16,8 @@ from cryoclass.labels import Labelled
 from cryoclass.outputs import FACTS, NO_NUMBER, STATUS, Facts, Status, open_outputs, origin_of, read_outputs
 from cryoclass.particles import read_particles
 from cryoclass.results import (
-    Skipped,
     decide,
     decide_all,
-    left_out,
     prediction_columns,
     write_classes,
     write_held_out,
@@ -224,13 +222,11 @@ def test_columns_number_classes_from_one_and_say_why_there_is_none(mixed):
 
 
 def test_what_could_not_be_read_is_left_out_with_its_reason(mixed, particles, tmp_path):
-    skipped = left_out(particles(), mixed)
-    assert skipped == [Skipped(row=3, tomogram="TS_3", reason="truncated")]
-    write_skipped(tmp_path / "s.csv", particles(), [*skipped, Skipped(row=0, tomogram="a,b", reason="why")])
+    write_skipped(tmp_path / "s.csv", particles(), mixed.reasons | {0: "a,b"})
     first = particles().line(0)
     assert (tmp_path / "s.csv").read_text().splitlines() == [
         "star_line,tomogram,reason",
-        f'{first},"a,b",why',
+        f'{first},TS_0,"a,b"',
         f"{first + 3},TS_3,truncated",
     ]
 

@@ -167,8 +167,8 @@ def source_of(star: Path, where: Path, **settings: object) -> TomogramSource:
 
 def extract(source: TomogramSource, folder: Path) -> Path:
     extracted = cut_all(source, folder)
-    write_extracted(source, extracted)
-    return extracted.star
+    write_extracted(source, extracted, folder / "particles.star")
+    return folder / "particles.star"
 
 
 def places_of(source: TomogramSource) -> np.ndarray:

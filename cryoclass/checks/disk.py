@@ -8,14 +8,17 @@ from pathlib import Path
 from cryoclass.checks.findings import Finding, error, ok, size
 from cryoclass.errors import OutputError
 from cryoclass.settings import Extraction
-
-HEADER_BYTES = 1024  # of an MRC file
+from cryoclass.volumes.mrc import volume_bytes
 
 
 def extraction_bytes(count: int, settings: Extraction) -> int:
     """Return the bytes that ``extract`` would write for ``count`` particles."""
-    voxel = 2 if settings.dtype == "float16" else 4
-    return count * (HEADER_BYTES + voxel * settings.box**3)
+    return count * volume_bytes(settings.box, settings.dtype)
+
+
+def boxes_there(outdir: Path) -> int:
+    """Count the boxes that an earlier, ended run has left, whose space is taken already."""
+    return sum(1 for _ in outdir.glob("Subtomograms/*/*.mrc"))
 
 
 def check_disk(outdir: Path, needed: int) -> Iterator[Finding]:

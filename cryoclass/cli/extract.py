@@ -20,7 +20,7 @@ def extract(request: ExtractRequest) -> None:
 
 
 def _say_result(request: ExtractRequest, result: ExtractResult) -> None:
-    extracted, left_out = result.extracted, len(result.extracted.skipped)
+    extracted, left_out = result.extracted, len(result.extracted.left_out)
     reasons = f"{left_out}, reasons in {request.outdir / 'skipped.csv'}" if left_out else "none"
     console.rows(
         "extracted",
@@ -28,8 +28,8 @@ def _say_result(request: ExtractRequest, result: ExtractResult) -> None:
             ("particles", f"{len(extracted.rows)} of {result.count}, from {result.tomograms} tomograms"),
             ("box", f"{request.settings.box} pixels of {extracted.angpix:.4g} A"),
             ("left out", reasons),
-            ("table", extracted.star),
+            ("table", result.table),
             ("look at", result.page),
         ],
     )
-    console.next_command(*after_boxes(extracted.star))
+    console.next_command(*after_boxes(result.table))

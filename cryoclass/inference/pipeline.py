@@ -1,14 +1,15 @@
 """One way from voxels to stored outputs, whatever the source and the engine: read ahead, compute, store."""
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from cryoclass.inference.engines import Engine
-from cryoclass.outputs import Outputs
+from cryoclass.outputs import Outputs, Status
 from cryoclass.progress import Track, silent
-from cryoclass.sources import Source, fastest_order, none_readable, read_many
+from cryoclass.sources import Read, Reason, Source, fastest_order, none_readable, read_many
 from cryoclass.tasks import task_named
 
 
@@ -28,7 +29,7 @@ class ReadBatch:
 
     rows: np.ndarray
     voxels: np.ndarray
-    unreadable: dict[int, str]
+    unreadable: dict[int, Reason]
 
     @property
     def size(self) -> int:
@@ -58,6 +59,9 @@ class Flow:
 def compute(engine: Engine, source: Source, outputs: Outputs, flow: Flow = Flow()) -> None:
     """Compute the rows of ``outputs`` that are still to be computed.
 
+    What a network says of a box differs in its last bits with the batch that it is in, so the batches are always those of an
+    unbroken run: one of which some rows are done already is computed whole.
+
     Raises
     ------
     ParticleError
@@ -66,34 +70,51 @@ def compute(engine: Engine, source: Source, outputs: Outputs, flow: Flow = Flow(
         The disk is full.
     """
     follows = {name for task in engine.card.tasks for name in task_named(task).follows}
-    rows = fastest_order(source, outputs.pending)
-    stream = flow.track(batches(source, rows, flow), "predicting", len(rows), lambda batch: batch.size)
-    for batch in stream:
+    chunks = _unfinished(fastest_order(source, np.arange(len(outputs))), outputs, flow.batch_size)
+    pending = [chunk[outputs.status[chunk] == Status.NOT_YET] for chunk in chunks]
+    total = sum(map(len, pending))
+    stream = flow.track(batches(source, pending, flow), "predicting", total, lambda batch: batch.size)
+    for chunk, batch in zip(chunks, stream, strict=True):
         outputs.refuse(batch.unreadable)
         if len(batch.rows):
-            said = engine.run(batch.voxels)
-            outputs.fill(batch.rows, {name: value for name, value in said.items() if name not in follows})
-    outputs.flush()
+            whole = _whole(source, chunk, batch, outputs, flow.workers)
+            said = engine.run(whole.voxels)
+            outputs.fill(whole.rows, {name: value for name, value in said.items() if name not in follows})
+    outputs.settle()
     if not len(outputs.done):
         reason = outputs.reasons[min(outputs.reasons)]
         outputs.remove()
         raise none_readable(len(outputs), reason)
 
 
-def batches(source: Source, rows: Sequence[int], flow: Flow) -> Iterator[ReadBatch]:
-    """Read some rows in their order, one batch ahead of its use."""
-    waiting: list[tuple[int, np.ndarray | str]] = []
-    for number, read in enumerate(read_many(source, rows, flow.workers, ahead=flow.batch_size), 1):
-        waiting.append(read)
-        if len(waiting) == flow.batch_size or number == len(rows):
-            yield _gather(waiting, source.box)
-            waiting = []
+def batches(source: Source, chunks: Sequence[np.ndarray], flow: Flow) -> Iterator[ReadBatch]:
+    """Read chunks of rows in their order, one batch ahead of its use."""
+    rows = itertools.chain.from_iterable(chunk.tolist() for chunk in chunks)
+    read = read_many(source, rows, flow.workers, ahead=flow.batch_size)
+    for chunk in chunks:
+        yield _gather(itertools.islice(read, len(chunk)), source.box)
 
 
-def _gather(read: Sequence[tuple[int, np.ndarray | str]], box: int) -> ReadBatch:
+def _unfinished(order: Sequence[int], outputs: Outputs, size: int) -> list[np.ndarray]:
+    """Share all rows out over batches, and return those batches in which something is to be computed."""
+    chunks = [np.array(order[start : start + size]) for start in range(0, len(order), size)]
+    return [chunk for chunk in chunks if (outputs.status[chunk] == Status.NOT_YET).any()]
+
+
+def _whole(source: Source, chunk: np.ndarray, read: ReadBatch, outputs: Outputs, workers: int) -> ReadBatch:
+    """Return a batch with those of its rows that were done before."""
+    before = outputs.status[chunk] == Status.DONE
+    if not before.any():
+        return read
+    rows = chunk[before | np.isin(chunk, read.rows)]
+    return _gather(read_many(source, rows.tolist(), workers), source.box)
+
+
+def _gather(some: Iterable[Read], box: int) -> ReadBatch:
+    read = list(some)
     good = [(row, voxels) for row, voxels in read if isinstance(voxels, np.ndarray)]
     return ReadBatch(
         rows=np.array([row for row, _ in good], dtype=np.int64),
         voxels=np.stack([voxels for _, voxels in good]) if good else np.zeros((0, box, box, box), np.float32),
-        unreadable={row: reason for row, reason in read if isinstance(reason, str)},
+        unreadable={row: reason for row, reason in read if isinstance(reason, Reason)},
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryoclass.claims import claim
-from cryoclass.errors import UsageError
+from cryoclass.errors import ParticleError, UsageError
 from cryoclass.jobs.opening import (
     compute_outputs,
     facts_of,
@@ -50,7 +50,16 @@ TABLE = "particles.star"  # comes last and says that all is there
 WRITES = Writes(
     command="embed",
     last=TABLE,
-    files=("embedding.html", "embedding.png", "embeddings.npy", "ranked.star", "optimisation_set.star"),
+    files=(
+        "embedding.html",
+        "embedding.png",
+        "embeddings.npy",
+        "ranked.star",
+        "skipped.csv",
+        "optimisation_set.star",
+        "particles_incomplete.star",
+        "particles_incomplete_optimisation_set.star",
+    ),
     folders=("outputs",),
 )
 SLOW_TSNE = 100_000  # particles
@@ -130,6 +139,7 @@ def _embed(request: EmbedRequest, path: Path, place: Workplace, listener: Listen
     from cryoclass.inference.pipeline import Flow
     from cryoclass.outputs import FOLDER
     from cryoclass.particles import read_particles
+    from cryoclass.results import too_many_lost
 
     workers = use_cores(request.num_workers)
     table = read_particles(path)
@@ -141,17 +151,26 @@ def _embed(request: EmbedRequest, path: Path, place: Workplace, listener: Listen
     place.begin()
     examples = _examples(request, engine, boxes, open_boxes, flow, listener)
     facts = facts_of(engine, boxes, {"precision": "auto"})
-    outputs, origin = compute_outputs(engine, boxes.source, facts, request.outdir / FOLDER, flow, listener)
+    outputs, origin = compute_outputs(engine, boxes, facts, request.outdir / FOLDER, flow, listener)
     said = _Said(
-        table=table, engine=engine, outputs=outputs, labelled=labelled, examples=examples, origin=origin
+        table=table,
+        engine=engine,
+        outputs=outputs,
+        labelled=labelled,
+        examples=examples,
+        origin=origin,
+        problem=too_many_lost(outputs.lost, len(table), request.max_unreadable),
     )
     with place.finishing():
-        return _write(request, said)
+        result = _write(request, said)
+    if said.problem is not None:
+        raise said.problem
+    return result
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Said:
-    """All that the written files follow from; ``examples`` (m, E) are None where none were given."""
+    """All that the written files follow from; ``examples`` (m, E) are None where none were given, the problem is that too much is unreadable."""
 
     table: "Particles"
     engine: "Engine"
@@ -159,6 +178,7 @@ class _Said:
     labelled: "Labelled | None"
     examples: "np.ndarray | None"
     origin: "Origin"
+    problem: "ParticleError | None"
 
 
 # ----------------------------------------------------------------------------------------------- opening
@@ -277,8 +297,9 @@ def _examples(
 
     source = open_boxes(read_particles(request.examples.query))
     enforce(check_same_boxes(source, boxes.source), listener)
-    facts = facts_of(engine, Boxes(source=source, workers=flow.workers), {"precision": "auto"})
-    outputs, _ = compute_outputs(engine, source, facts, request.outdir / FOLDER / QUERY, flow, listener)
+    shown = Boxes(source=source, workers=flow.workers)
+    facts = facts_of(engine, shown, {"precision": "auto"})
+    outputs, _ = compute_outputs(engine, shown, facts, request.outdir / FOLDER / QUERY, flow, listener)
     return outputs["embedding"][outputs.done]
 
 
@@ -329,10 +350,11 @@ def _write(request: EmbedRequest, said: _Said) -> EmbedResult:
     from cryoclass.files import same_file_at
     from cryoclass.jobs.layout import lay_out
     from cryoclass.report.pages import embedding_page, embedding_png
-    from cryoclass.results import write_optimisation_sets
+    from cryoclass.results import INCOMPLETE, write_optimisation_sets, write_skipped
 
     outdir, table, rows = request.outdir, said.table, said.outputs.done
-    star, page, picture = (outdir / name for name in (TABLE, "embedding.html", "embedding.png"))
+    name = INCOMPLETE if said.problem else TABLE
+    star, page, picture = (outdir / name for name in (name, "embedding.html", "embedding.png"))
     space, features = _placed(said)
     alike, ranked = _likeness(request, said, space, features), outdir / "ranked.star"
     content, columns = lay_out(table, said.outputs, features, said.engine.card, said.labelled, request.layout)
@@ -345,6 +367,7 @@ def _write(request: EmbedRequest, said: _Said) -> EmbedResult:
     embedding_page(page, content)
     stored = said.outputs.folder / "embedding.npy"
     same_file_at(stored, outdir / "embeddings.npy")
+    write_skipped(outdir / "skipped.csv", table, said.outputs.reasons)
     write_optimisation_sets(table, request.boxes.tomograms, [star])
     table.with_columns(columns).write(star)
     return EmbedResult(

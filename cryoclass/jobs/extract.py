@@ -23,7 +23,14 @@ TABLE = "particles.star"  # comes last and says that all is there
 WRITES = Writes(
     command="extract",
     last=TABLE,
-    files=("extract.html", "skipped.csv", "optimisation_set.star"),
+    files=(
+        "extract.html",
+        "skipped.csv",
+        "optimisation_set.star",
+        "particles_incomplete.star",
+        "particles_incomplete_optimisation_set.star",
+    ),
+    kept=("extract.progress",),
     folders=("Subtomograms",),
 )
 
@@ -50,13 +57,14 @@ class ExtractResult:
         Particles in the table.
     tomograms
         How many they were cut out of.
-    page
-        The page to look at.
+    table, page
+        The table to go on with, and the page to look at.
     """
 
     extracted: "Extracted"
     count: int
     tomograms: int
+    table: Path
     page: Path
 
 
@@ -74,9 +82,9 @@ def extract(request: ExtractRequest, listener: Listener = TO_LOG) -> ExtractResu
 
 
 def _extract(request: ExtractRequest, place: Workplace, listener: Listener) -> ExtractResult:
-    from cryoclass.extraction import cut_all, write_extracted
+    from cryoclass.extraction import cut_all, forget_progress, write_extracted
     from cryoclass.particles import read_particles
-    from cryoclass.results import write_optimisation_sets
+    from cryoclass.results import INCOMPLETE, too_many_lost, write_optimisation_sets
 
     table = read_particles(particles_path(request.particles))
     listener.note(f"{table.path}: {table.in_words()}, {len(table)} particles")
@@ -86,12 +94,20 @@ def _extract(request: ExtractRequest, place: Workplace, listener: Listener) -> E
     source, found = _open(table, request, tomograms, listener)
     place.begin()
     extracted = cut_all(source, request.outdir, request.num_workers or cores(), listener.track)
-    page = request.outdir / "extract.html"
+    if extracted.found:
+        listener.note(
+            f"{request.outdir}: {extracted.found} particles were done already; went on with the others"
+        )
+    problem = too_many_lost(extracted.lost, len(table), request.max_unreadable)
+    star, page = request.outdir / (INCOMPLETE if problem else TABLE), request.outdir / "extract.html"
     with place.finishing():
-        write_extracted(source, extracted)
+        write_extracted(source, extracted, star)
         _write_page(page, source, extracted)
-        write_optimisation_sets(table, tomograms, [extracted.star])
-    return ExtractResult(extracted=extracted, count=len(table), tomograms=len(found), page=page)
+        write_optimisation_sets(table, tomograms, [star])
+    if problem is not None:
+        raise problem
+    forget_progress(request.outdir)
+    return ExtractResult(extracted=extracted, count=len(table), tomograms=len(found), table=star, page=page)
 
 
 def _open(
@@ -132,7 +148,7 @@ def _write_page(path: Path, source: "TomogramSource", extracted: "Extracted") ->
 
     names = source.particles.tomograms
     written = Counter(names[row] for row in extracted.rows.tolist())
-    skipped = Counter(item.tomogram for item in extracted.skipped)
+    skipped = Counter(names[row] for row in extracted.left_out)
     sheets = [
         TomogramSheet(
             name=name,
@@ -148,7 +164,7 @@ def _write_page(path: Path, source: "TomogramSource", extracted: "Extracted") ->
         tomograms=sheets,
         mean_box=extracted.mean,
         angpix=extracted.angpix,
-        reasons=Counter(item.reason for item in extracted.skipped),
+        reasons=Counter(map(str, extracted.left_out.values())),
         settings=source.settings.to_dict(),
     )
     extract_page(path, content)

@@ -162,7 +162,7 @@ def facts_of(engine: "Engine", boxes: "Boxes", settings: "Mapping[str, object]")
 
 def compute_outputs(
     engine: "Engine",
-    source: "Source",
+    boxes: "Boxes",
     facts: "Facts",
     folder: Path,
     flow: "Flow",
@@ -172,9 +172,12 @@ def compute_outputs(
 
     Raises
     ------
+    ChangedError
+        A volume changed meanwhile; nothing that was stored is used again then.
     CryoclassError
         As :func:`cryoclass.outputs.open_outputs` and :func:`cryoclass.inference.pipeline.compute`.
     """
+    from cryoclass.errors import ChangedError
     from cryoclass.inference.pipeline import compute
     from cryoclass.outputs import open_outputs, origin_of
 
@@ -188,7 +191,12 @@ def compute_outputs(
         listener.note(
             f"{folder}: {outputs.found} of {len(outputs)} rows are there already; going on with the others"
         )
-    compute(engine, source, outputs, flow)
+    try:
+        compute(engine, boxes.source, outputs, flow)
+        boxes.check_unchanged()
+    except ChangedError:
+        outputs.disown()
+        raise
     return outputs, origin
 
 
@@ -213,7 +221,7 @@ def check_crops(
     CryoclassError
         The first error that a check finds.
     """
-    from cryoclass.checks.disk import check_disk, extraction_bytes
+    from cryoclass.checks.disk import boxes_there, check_disk, extraction_bytes
     from cryoclass.checks.findings import enforce
     from cryoclass.checks.frame import check_frame
     from cryoclass.checks.inside import check_inside
@@ -229,7 +237,8 @@ def check_crops(
     enforce(check_tomograms(source, asked=asked), listener)
     enforce(check_volumes(source), listener)
     if writes_to is not None:
-        enforce(check_disk(writes_to, extraction_bytes(len(source.order), source.settings)), listener)
+        count = max(0, len(source.order) - boxes_there(writes_to))
+        enforce(check_disk(writes_to, extraction_bytes(count, source.settings)), listener)
 
 
 def crop_words(source: "TomogramSource") -> list[str]:

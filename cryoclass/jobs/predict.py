@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryoclass.claims import claim
-from cryoclass.errors import UsageError
+from cryoclass.errors import ParticleError, UsageError
 from cryoclass.jobs.opening import (
     compute_outputs,
     facts_of,
@@ -45,7 +45,15 @@ TABLE = "particles.star"  # comes last and says that all is there
 WRITES = Writes(
     command="predict",
     last=TABLE,
-    files=("report.html", "classes.star", "skipped.csv", "metrics.json", "optimisation_set.star"),
+    files=(
+        "report.html",
+        "classes.star",
+        "skipped.csv",
+        "metrics.json",
+        "optimisation_set.star",
+        "particles_incomplete.star",
+        "particles_incomplete_optimisation_set.star",
+    ),
     folders=("outputs",),
 )
 SPLIT = ("class[0-9][0-9][0-9]_*.star",)
@@ -132,7 +140,7 @@ def _predict(request: PredictRequest, path: Path, place: Workplace, listener: Li
     from cryoclass.inference.pipeline import Flow
     from cryoclass.outputs import FOLDER
     from cryoclass.particles import read_particles
-    from cryoclass.results import decide
+    from cryoclass.results import decide, too_many_lost
     from cryoclass.sources import Boxes
 
     workers = use_cores(request.num_workers)
@@ -146,27 +154,32 @@ def _predict(request: PredictRequest, path: Path, place: Workplace, listener: Li
     facts = facts_of(engine, boxes, {"precision": request.precision})
     flow = Flow(batch_size=request.batch_size, workers=workers, track=listener.track)
     place.begin()
-    outputs, origin = compute_outputs(engine, boxes.source, facts, request.outdir / FOLDER, flow, listener)
+    outputs, origin = compute_outputs(engine, boxes, facts, request.outdir / FOLDER, flow, listener)
     said = _Said(
         table=table,
         card=engine.card,
         outputs=outputs,
         decisions=decide(outputs, request.min_probability),
         labels=labels,
+        problem=too_many_lost(outputs.lost, len(table), request.max_unreadable),
     )
     with place.finishing():
-        return _write(request, said, boxes, origin)
+        result = _write(request, said, boxes, origin)
+    if said.problem is not None:
+        raise said.problem
+    return result
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Said:
-    """All that the written files follow from; ``labels`` (n,) are -1 where unknown."""
+    """All that the written files follow from; ``labels`` (n,) are -1 where unknown, the problem is that too much is unreadable."""
 
     table: "Particles"
     card: "ModelCard"
     outputs: "Outputs"
     decisions: "Decisions"
     labels: "np.ndarray"
+    problem: "ParticleError | None"
 
 
 def _check_one(choice: ModelChoice) -> None:
@@ -204,7 +217,7 @@ def _write(request: PredictRequest, said: _Said, boxes: "Boxes", origin: "Origin
     """Write everything."""
     from cryoclass.jobs.pages import write_prediction_page
     from cryoclass.results import (
-        left_out,
+        INCOMPLETE,
         write_metrics,
         write_optimisation_sets,
         write_skipped,
@@ -213,9 +226,9 @@ def _write(request: PredictRequest, said: _Said, boxes: "Boxes", origin: "Origin
     from cryoclass.tasks import CLASSIFY
 
     outdir, table, classes = request.outdir, said.table, said.card.classes
-    star, page = outdir / TABLE, outdir / "report.html"
+    star, page = outdir / (INCOMPLETE if said.problem else TABLE), outdir / "report.html"
     result = table.with_columns(CLASSIFY.columns(said.decisions, classes))
-    write_skipped(outdir / "skipped.csv", table, left_out(table, said.outputs))
+    write_skipped(outdir / "skipped.csv", table, said.outputs.reasons)
     CLASSIFY.write_files(outdir, said.decisions, classes)
     parts = write_split(outdir, result, said.decisions, classes) if request.split_classes else []
     sets = write_optimisation_sets(table, request.boxes.tomograms, [star, *parts])

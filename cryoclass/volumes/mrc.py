@@ -179,6 +179,11 @@ def write_volume(
         out.write(voxels.tobytes())
 
 
+def volume_bytes(side: int, dtype: Literal["float32", "float16"]) -> int:
+    """Return the size of the file that :func:`write_volume` makes of a cube."""
+    return HEADER_BYTES + (2 if dtype == "float16" else 4) * side**3
+
+
 def _read_header(path: Path) -> tuple[Any, bytes]:
     """Return the header as a record and, for a compressed file, all its bytes."""
     if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where a name is too long
