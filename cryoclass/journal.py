@@ -75,7 +75,7 @@ class Journal:
     def read(self) -> SoFar:
         """Return the last note; nothing done where there is none, or one of other facts, or a damaged one."""
         try:
-            with np.load(self.path, allow_pickle=False) as content:
+            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as content:
                 said, total = json.loads(str(content["words"])), content["total"]
             if (said["format"], said["facts"]) != (FORMAT, self.facts):
                 return SoFar()
