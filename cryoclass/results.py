@@ -24,6 +24,7 @@ from cryoclass.star.tables import write_tables
 
 # What reads the usual table must not go on where too many particles are missing.
 INCOMPLETE = "particles_incomplete.star"
+LONGEST_NAME = 150  # bytes of a class's name in that of a file, which a disk lets have 255
 
 
 def too_many_lost(lost: int, total: int, most: float) -> ParticleError | None:
@@ -233,4 +234,5 @@ def _decimals(values: np.ndarray) -> list[str]:
 
 
 def _file_name(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+    plain = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+    return plain.encode()[:LONGEST_NAME].decode(errors="ignore")

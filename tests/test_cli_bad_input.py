@@ -1176,16 +1176,30 @@ def test_a_disk_too_small_is_refused_before_any_work(cryoclass, extracted, small
     assert not (small_disk / "X").exists()
 
 
+@pytest.mark.parametrize("verb", ["predict", "embed", "simulate"])
+def test_every_command_tries_the_space_before_its_work(verb, cryoclass, trained, small_disk):
+    (small_disk / "filler").write_bytes(bytes(1_030_000))
+    argv = {
+        "predict": (trained.particles, "--model", trained.model),
+        "embed": (trained.particles, "--model", trained.model),
+        "simulate": ("--species", 2, "--per-species", 2, "--tomograms", 1, "--size", 40, 64, 64),
+    }[verb]
+    ran = cryoclass(verb, *argv, "-o", small_disk / "X")
+    assert ran.status == 1
+    assert re.search(r"(?m)^error: \S+ kB free in \S+/X, \S+ [kM]B to be written\.$", ran.err), ran.err
+    assert not (small_disk / "X").exists()
+
+
 def test_a_disk_that_fills_up_under_an_embedding(console_script, trained, here, small_disk):
     """In a process of its own: what is mapped into memory ends in a signal where the disk is full."""
-    (small_disk / "filler").write_bytes(bytes(1_000_000))
+    (small_disk / "filler").write_bytes(bytes(920_000))  # room for the outputs, and for little else
     argv = ("embed", trained.particles, "--model", trained.model, "--map", "pca", "-o", small_disk / "E")
     process = console_script(*argv, cwd=here)
     _, err = process.communicate()
     assert process.returncode == 1, err
-    assert re.search(r"(?m)^error: \S+/E/outputs/embedding.npy: the disk is full\.$", err), err
-    left = {path.name for path in (small_disk / "E").rglob("*")} - {RECORD}
-    assert left <= {"outputs", "outputs.json", "status.npy", "logits.npy"}, "nothing that is half written"
+    assert re.search(r"(?m)^error: \S+/E/\S+: the disk is full\.$", err), err
+    left = {path.name for path in (small_disk / "E").iterdir()} - {RECORD}
+    assert left == {"outputs"}, "nothing that is half written"
 
 
 GPU_WISHES = (

@@ -1,6 +1,7 @@
 """What the doctor finds: each fault is provoked once, on a small simulated project."""
 
 import json
+import os
 import shutil
 import sys
 from dataclasses import dataclass
@@ -538,6 +539,8 @@ def test_a_torchvision_that_cannot_be_imported(doctor, monkeypatch):
 def test_a_disk_too_small(tmp_path):
     settings = Extraction(box=64)
     assert extraction_bytes(10, settings) == 10 * (1024 + 4 * 64**3)
+    (crowded,) = check_disk(tmp_path, 0, files=10**15)
+    assert (crowded.level == "error") == bool(os.statvfs(tmp_path).f_files)
     (fits,) = check_disk(tmp_path / "new" / "folder", extraction_bytes(1, settings))
     (full,) = check_disk(tmp_path / "new" / "folder", extraction_bytes(10**12, settings))
     assert (fits.level, full.level) == ("ok", "error")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from cryoclass.claims import claim
 from cryoclass.errors import ParticleError, UsageError
 from cryoclass.jobs.opening import (
+    check_space,
     compute_outputs,
     facts_of,
     open_engine,
@@ -147,6 +148,7 @@ def _embed(request: EmbedRequest, path: Path, place: Workplace, listener: Listen
     _check_rows(request.examples, len(table))
     labelled = _known_labels(table, request.label_column)
     engine, boxes, open_boxes = _open(request, table, workers, listener)
+    check_space(request.outdir, table, engine.card, 1, listener)
     flow = Flow(batch_size=request.batch_size, workers=workers, track=listener.track)
     place.begin()
     examples = _examples(request, engine, boxes, open_boxes, flow, listener)

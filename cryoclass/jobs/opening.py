@@ -200,6 +200,23 @@ def compute_outputs(
     return outputs, origin
 
 
+def check_space(outdir: Path, table: "Particles", card: "ModelCard", tables: int, listener: Listener) -> None:
+    """Hold, before any box is read, that the disk has room for outputs, as far as they are not there yet, and tables.
+
+    Raises
+    ------
+    OutputError
+        It has not.
+    """
+    from cryoclass.checks.disk import check_disk, outputs_bytes, table_bytes
+    from cryoclass.checks.findings import enforce
+    from cryoclass.outputs import FOLDER
+
+    needed = tables * table_bytes(table.path, len(table), len(card.classes))
+    needed += 0 if (outdir / FOLDER).exists() else outputs_bytes(len(table), card)
+    enforce(check_disk(outdir, needed), listener)
+
+
 def check_crops(
     source: "TomogramSource", origin: TomogramFiles, listener: Listener, writes_to: Path | None = None
 ) -> None:
@@ -238,7 +255,7 @@ def check_crops(
     enforce(check_volumes(source), listener)
     if writes_to is not None:
         count = max(0, len(source.order) - boxes_there(writes_to))
-        enforce(check_disk(writes_to, extraction_bytes(count, source.settings)), listener)
+        enforce(check_disk(writes_to, extraction_bytes(count, source.settings), files=count), listener)
 
 
 def crop_words(source: "TomogramSource") -> list[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from cryoclass.claims import claim
 from cryoclass.errors import ParticleError, UsageError
 from cryoclass.jobs.opening import (
+    check_space,
     compute_outputs,
     facts_of,
     open_engine,
@@ -152,6 +153,7 @@ def _predict(request: PredictRequest, path: Path, place: Workplace, listener: Li
     invert = request.cutting.invert
     enforce(check_contrast(boxes.sample, engine.card, invert, flipped=flips(source)), listener)
     facts = facts_of(engine, boxes, {"precision": request.precision})
+    check_space(request.outdir, table, engine.card, 1 + request.split_classes, listener)
     flow = Flow(batch_size=request.batch_size, workers=workers, track=listener.track)
     place.begin()
     outputs, origin = compute_outputs(engine, boxes, facts, request.outdir / FOLDER, flow, listener)

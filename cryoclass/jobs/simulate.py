@@ -1,5 +1,6 @@
 """Data with known truth, to try everything on."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,6 +52,8 @@ def simulate(request: SimulateRequest, listener: Listener = TO_LOG) -> "Simulate
 
 
 def _simulate(request: SimulateRequest, place: Workplace, listener: Listener) -> "Simulated":
+    from cryoclass.checks.disk import check_disk
+    from cryoclass.checks.findings import enforce
     from cryoclass.simulation.maps import read_maps
     from cryoclass.simulation.phantoms import phantom_densities
     from cryoclass.simulation.writer import write_particles, write_tomograms
@@ -61,6 +64,18 @@ def _simulate(request: SimulateRequest, place: Workplace, listener: Listener) ->
         if request.maps
         else phantom_densities(settings)
     )
+    enforce(check_disk(request.outdir, _bytes(request, len(shapes))), listener)
     place.begin()
     write = write_particles if request.particles else write_tomograms
     return write(request.outdir, shapes, settings, listener.track)
+
+
+def _bytes(request: SimulateRequest, maps: int) -> int:
+    """Return the bytes of all volumes."""
+    from cryoclass.volumes.mrc import volume_bytes
+
+    settings = request.settings
+    if request.particles:
+        return (settings.species or maps) * settings.per_species * volume_bytes(settings.box, "float32")
+    voxel = 2 if settings.dialect == "warp" else 4
+    return settings.tomograms * voxel * math.prod(settings.size)
