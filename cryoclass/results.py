@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from cryoclass.particles import Particles
 from cryoclass.star.names import spelled
 from cryoclass.star.optimisation import read_set
 from cryoclass.star.tables import write_tables
+
+HISTORY, TIMES = "history.csv", "times.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,12 +130,24 @@ def _one_word(name: str) -> str:
     return "_".join(name.split())  # Warp splits a row at every blank
 
 
-def write_history(path: Path, records: Sequence[Any]) -> None:
-    """Write the dataclasses of a history, one line each, as CSV."""
+def write_history(folder: Path, records: Sequence[Any]) -> None:
+    """Write the dataclasses of a history as CSV, one line each: ``history.csv``, and ``times.csv`` beside it.
+
+    Fields that take no part in comparisons are times. They stand in a file of their own, each line with the first field of its
+    record, so that the other is the same for all runs that did the same.
+    """
+    every = fields(records[0])
+    names = [line.name for line in every if line.compare]
+    times = [every[0].name, *(line.name for line in every if not line.compare)]
+    _write_columns(folder / HISTORY, records, names)
+    _write_columns(folder / TIMES, records, times)
+
+
+def _write_columns(path: Path, records: Sequence[Any], names: Sequence[str]) -> None:
     out = io.StringIO()
-    table = csv.DictWriter(out, fieldnames=list(asdict(records[0])), lineterminator="\n")
-    table.writeheader()
-    table.writerows(asdict(record) for record in records)
+    table = csv.writer(out, lineterminator="\n")
+    table.writerow(names)
+    table.writerows([getattr(record, name) for name in names] for record in records)
     write_text(path, out.getvalue())
 
 

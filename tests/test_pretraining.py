@@ -38,9 +38,10 @@ from cryoclass.settings import (
     Yardsticks,
 )
 from cryoclass.simulation import optics
+from cryoclass.training.checkpoint import Keeping
 
 CPU = torch.device("cpu")
-FILES = {"backbone.safetensors", "backbone.json", "history.csv", "checkpoint.pt"}
+FILES = {"backbone.safetensors", "backbone.json", "history.csv", "times.csv", "checkpoint.pt", "checkpoint-1.pt"}
 # Every short period ends with a score, and every run begins with a spread; few species are enough for them here.
 FEW = Yardsticks(
     reference=100,
@@ -465,7 +466,12 @@ def interrupted(tmp_path):
     """The folder of a run that Ctrl-C has ended after its second step."""
     with pytest.raises(KeyboardInterrupt):
         pretrain(short(tmp_path / "P"), Heard(stop_after=2))
-    assert {path.name for path in (tmp_path / "P").iterdir()} == {"checkpoint.pt", "history.csv"}
+    assert {path.name for path in (tmp_path / "P").iterdir()} == {
+        "checkpoint.pt",
+        "checkpoint-1.pt",
+        "history.csv",
+        "times.csv",
+    }
     assert [row["step"] for row in history_of(tmp_path / "P")] == ["1", "2"]
     return tmp_path / "P"
 
@@ -494,9 +500,9 @@ def test_a_resumed_run_gives_the_weights_of_an_unbroken_one(finished, interrupte
 def test_a_run_is_resumed_with_its_own_settings_only(interrupted, change, words):
     before = (interrupted / "checkpoint.pt").read_bytes()
     with pytest.raises(UsageError, match="belongs to another run") as raised:
-        pretrain(changed(short(interrupted).replace(resume=True), **change))
+        pretrain(changed(short(interrupted), **change))
     assert words in str(raised.value)
-    assert "--resume" in raised.value.hint
+    assert "--overwrite" in raised.value.hint
     assert (interrupted / "checkpoint.pt").read_bytes() == before
 
 
@@ -508,12 +514,11 @@ def changed(request, **change):
     return request.replace(**{key: dataclasses.replace(groups[key], **change)})
 
 
-def test_an_interrupted_run_is_not_thrown_away_unasked(interrupted):
-    before = (interrupted / "checkpoint.pt").read_bytes()
-    with pytest.raises(UsageError, match="holds an interrupted run") as raised:
-        pretrain(short(interrupted))
-    assert "--resume" in raised.value.hint
-    assert (interrupted / "checkpoint.pt").read_bytes() == before
+def test_another_run_takes_the_place_of_an_interrupted_one_only_when_asked(interrupted):
+    heard = Heard()
+    pretrain(short(interrupted, seed=3).replace(overwrite=True), heard)
+    assert heard.steps == [1, 2, 3, 4]
+    assert card_of(interrupted)["pretraining"]["seed"] == 3
 
 
 def test_a_finished_run_is_overwritten_only_when_asked(tmp_path):
@@ -587,7 +592,7 @@ def test_a_loss_that_explodes_is_an_error_and_never_a_checkpoint(tmp_path):
     with torch.no_grad():
         backbone.conv1.weight.fill_(torch.inf)
     settings = Pretraining(steps=2, species=4)
-    run = PretrainingRun(device=CPU, folder=tmp_path, yardsticks=FEW)
+    run = PretrainingRun(device=CPU, keeping=Keeping(folder=tmp_path), yardsticks=FEW)
     with pytest.raises(CryoclassError, match=r"before step 1.*no longer a number") as raised:
         teach_shape(backbone, small("res32"), settings, Invention(), run)
     assert "--lr" in raised.value.hint

@@ -18,8 +18,8 @@ def extraction_bytes(count: int, settings: Extraction) -> int:
     return count * (HEADER_BYTES + voxel * settings.box**3)
 
 
-def check_disk(outdir: Path, needed: int) -> Iterator[Finding]:
-    """Compare the free space where results shall go with what will be written."""
+def check_disk(outdir: Path, needed: int, less: str = "a smaller --box") -> Iterator[Finding]:
+    """Compare the free space where results shall go with what will be written; ``less`` is what would need less of it."""
     absolute = outdir.absolute()
     there = next(folder for folder in (absolute, *absolute.parents) if folder.exists())
     free = shutil.disk_usage(there).free
@@ -27,7 +27,7 @@ def check_disk(outdir: Path, needed: int) -> Iterator[Finding]:
     if not os.access(there, os.W_OK) or not there.is_dir():
         yield error("disk", f"{there} cannot be written to", "Choose another --outdir.", OutputError)
     elif needed > free:
-        way_out = "Free some space, choose another --outdir, or a smaller --box."
+        way_out = f"Free some space, choose another --outdir, or {less}."
         yield error("disk", words, way_out, OutputError)
     else:
         yield ok("disk", words)

@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cryoclass.claims import begin, claim_run
+from cryoclass.claims import claim_run
+from cryoclass.jobs.going_on import before_work, keeping
 from cryoclass.jobs.opening import open_source, particles_path, use_cores
 from cryoclass.progress import TO_LOG, Listener
 from cryoclass.settings import (
@@ -54,6 +55,7 @@ class FinetuneRequest(WorkRequest):
     split: Split = Split()
     boxes: BoxOrigin = BoxOrigin()
     cutting: Cutting = Cutting()
+    checkpoint_seconds: float = 30.0  # no option: the cost of saving is limited too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +100,7 @@ def finetune(request: FinetuneRequest, listener: Listener = TO_LOG) -> FinetuneR
     """Teach a network classes from labelled particles; write a model folder.
 
     The listener is told the :class:`Plan`, and the record of each epoch, or of each fit of a head alone
-    (:mod:`cryoclass.training.history`).
+    (:mod:`cryoclass.training.history`). A run that was killed goes on when the same request comes again.
 
     Raises
     ------
@@ -131,8 +133,6 @@ def _finetune(request: FinetuneRequest, listener: Listener) -> FinetuneResult:
     examples = LabelledBoxes(
         source=boxes.source, labels=labelled.labels, parts=assignment.parts, classes=labelled.classes
     )
-    if not request.resume:  # what a checkpoint says of a finished run is known in there
-        begin(request.outdir, CARD)
     # What they are, and not where they lie: a disk may be moved, and a folder be named from elsewhere.
     run = replace(run, facts={**request.cutting.to_dict(), "voxels": boxes.fingerprint[:12]})
     tuned = train(examples, boxes.sample.contrast, recipe, request.start, run)
@@ -150,11 +150,11 @@ def _run(request: FinetuneRequest, workers: int, listener: Listener) -> "Run":
     return Run(
         device=choose_device(request.device),
         seed=request.training.seed,
-        folder=request.outdir,
-        resume=request.resume,
+        keeping=keeping(request, listener),
         workers=workers,
         track=listener.track,
         on_record=listener.tell,
+        before_work=before_work(request, CARD, listener),
     )
 
 
@@ -227,7 +227,7 @@ def _write(outdir: Path, page: Path, tuned: "FineTuned", labelled: "Labelled", b
     from cryoclass.jobs.pages import write_training_page
     from cryoclass.results import write_held_out, write_history, write_metrics
 
-    write_history(outdir / "history.csv", tuned.history.records)
+    write_history(outdir, tuned.history.records)
     write_metrics(outdir / "metrics.json", tuned.metrics)
     write_held_out(outdir / "predictions.star", labelled, tuned.history.rows, _held_out_columns(tuned))
     write_training_page(page, tuned, labelled, boxes)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cryoclass.claims import begin, claim_run
 from cryoclass.errors import UsageError
+from cryoclass.jobs.going_on import before_work, keeping
 from cryoclass.jobs.opening import open_source, use_cores
 from cryoclass.progress import TO_LOG, Listener
 from cryoclass.settings import (
@@ -54,6 +55,7 @@ class PretrainRequest(WorkRequest):
     boxes: BoxOrigin = BoxOrigin()
     cutting: Cutting = Cutting()
     yardsticks: Yardsticks = Yardsticks()
+    checkpoint_seconds: float = 30.0  # no option: the cost of saving is limited too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +83,8 @@ def pretrain(
 ) -> PretrainResult:
     """Teach a network shape, without any label; write its weights and a card.
 
-    The listener is told each line of the history (:class:`cryoclass.pretraining.loop.Period`).
+    The listener is told each line of the history (:class:`cryoclass.pretraining.loop.Period`). A run that was killed goes on
+    when the same request comes again.
 
     Parameters
     ----------
@@ -105,7 +108,7 @@ def _pretrain(request: PretrainRequest, listener: Listener, command: Sequence[st
     _check_own(request)
     from cryoclass.card import BACKBONE_FOLDER, write_folder
     from cryoclass.files import together
-    from cryoclass.pretraining.card import HISTORY, make_card
+    from cryoclass.pretraining.card import make_card
     from cryoclass.pretraining.loop import teach_shape
     from cryoclass.results import write_history
 
@@ -113,8 +116,6 @@ def _pretrain(request: PretrainRequest, listener: Listener, command: Sequence[st
     own = _read_own(request, workers, listener)
     backbone, preparation, start = _network(request, listener)
     run = _run(request, own, start, listener)
-    if not request.resume:  # what a checkpoint says of a finished run is known in there
-        begin(request.outdir, CARD)
     result = teach_shape(backbone, preparation, request.pretraining, request.invention, run)
     name, outdir = request.learner.backbone, request.outdir
     facts = {
@@ -126,7 +127,7 @@ def _pretrain(request: PretrainRequest, listener: Listener, command: Sequence[st
     }
     card = make_card(backbone, preparation, request.pretraining, request.invention, result, facts)
     with together(outdir / CARD):
-        write_history(outdir / HISTORY, result.periods)
+        write_history(outdir, result.periods)
         write_folder(outdir, backbone.state_dict(), card, BACKBONE_FOLDER)
     return PretrainResult(
         weights=outdir / BACKBONE_FOLDER.weights,
@@ -157,34 +158,35 @@ def _run(
 ) -> "PretrainingRun":
     import torch
 
-    from cryoclass.files import content, digest
+    from cryoclass.files import content
     from cryoclass.machine import choose_device
-    from cryoclass.pretraining.card import HISTORY
     from cryoclass.pretraining.loop import PretrainingRun
     from cryoclass.results import write_history
+    from cryoclass.sources import Boxes
 
     place = choose_device(request.device)
     name, weights = request.learner.backbone, request.learner.weights
     listener.note(f"{name}, start: {start}, on {place}, {torch.get_num_threads()} threads")
 
     def tell(periods: "Sequence[Period]") -> None:
-        write_history(request.outdir / HISTORY, periods)
+        begin(request.outdir, CARD)
+        write_history(request.outdir, periods)
         listener.tell(periods[-1])
 
     return PretrainingRun(
         device=place,
-        folder=request.outdir,
-        resume=request.resume,
+        keeping=keeping(request, listener),
         own=own,
         facts={
             "backbone": name,
             # What they are, and not where they lie: a disk may be moved, and a folder be named from elsewhere.
             "start": content(weights)[:12] if weights else start,
-            "particles": digest(own.source.fingerprint())[:12] if own else "none",
+            "voxels": Boxes(source=own.source, workers=own.workers).fingerprint[:12] if own else "none",
         },
         yardsticks=request.yardsticks,
         track=listener.track,
         on_period=tell,
+        before_work=before_work(request, CARD, listener),
     )
 
 
