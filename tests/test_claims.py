@@ -190,9 +190,11 @@ def test_a_run_that_ended_while_we_waited_is_not_written_over(tmp_path, monkeypa
 
 def test_a_finished_run_without_checkpoint_is_not_gone_through(tmp_path):
     (tmp_path / "x").touch()
-    with pytest.raises(UsageError, match="no checkpoint to go on from") as raised:
-        with claim_run(tmp_path, "x", resume=True, overwrite=False):
-            pass
+    with (
+        pytest.raises(UsageError, match="no checkpoint to go on from") as raised,
+        claim_run(tmp_path, "x", resume=True, overwrite=False),
+    ):
+        pass
     assert "--overwrite" in raised.value.hint
     with claim_run(tmp_path, "x", resume=True, overwrite=True):
         pass

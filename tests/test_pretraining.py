@@ -41,7 +41,14 @@ from cryoclass.simulation import optics
 from cryoclass.training.checkpoint import Keeping
 
 CPU = torch.device("cpu")
-FILES = {"backbone.safetensors", "backbone.json", "history.csv", "times.csv", "checkpoint.pt", "checkpoint-1.pt"}
+FILES = {
+    "backbone.safetensors",
+    "backbone.json",
+    "history.csv",
+    "times.csv",
+    "checkpoint.pt",
+    "checkpoint-1.pt",
+}
 # Every short period ends with a score, and every run begins with a spread; few species are enough for them here.
 FEW = Yardsticks(
     reference=100,

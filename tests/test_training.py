@@ -1,7 +1,9 @@
 """The training loop on toy volumes that a small network learns in seconds."""
 
 import dataclasses
-from pathlib import Path
+import itertools
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -10,9 +12,10 @@ from torch import nn
 
 from cryoclass.backbones.spec import Backbone
 from cryoclass.classifier import Classifier
-from cryoclass.errors import CryoclassError, ModelError, ParticleError, UsageError, VolumeError
+from cryoclass.errors import CryoclassError, ParticleError, UsageError, VolumeError
 from cryoclass.metrics import evaluate
 from cryoclass.settings import Preparation, Recipe
+from cryoclass.stopping import Stopped, signals_as_exits
 from cryoclass.training.boxes import read_boxes
 from cryoclass.training.checkpoint import Keeping
 from cryoclass.training.frozen import fit_frozen
@@ -209,15 +212,132 @@ def test_a_checkpoint_of_other_settings_is_refused_with_their_names(tmp_path):
         fit(tiny(), examples(50), SHORT.replace(epochs=1), run)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", "other"])
-def test_a_damaged_checkpoint_is_refused(tmp_path, content):
-    path: Path = tmp_path / "checkpoint.pt"
-    if content == "other":
-        torch.save({"weights": torch.zeros(2)}, path)
-    else:
-        path.write_bytes(content)
-    with pytest.raises(ModelError, match="damaged"):
-        fit(tiny(), examples(), SHORT, Run(device=CPU, keeping=Keeping(folder=tmp_path)))
+# ------------------------------------------------------------------------------- between two steps
+
+
+def signalled(step, number=signal.SIGTERM, name="Epoch"):
+    """Return a track that sends this very process a signal while a step is under way, counted from 1."""
+    taken = itertools.count(1)
+
+    def track(items, description, *_):
+        for item in items:
+            if description.startswith(name) and next(taken) == step:
+                os.kill(os.getpid(), number)
+            yield item
+
+    return track
+
+
+def stopped(run, how=Stopped, network=None):
+    """Train until a signal ends that; return the state in the newest checkpoint."""
+    with pytest.raises(how), signals_as_exits():
+        fit(network or tiny(), examples(), SHORT, run)
+    return torch.load(run.keeping.folder / "checkpoint.pt")["state"]
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 5, 9])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_run_after_its_step_and_it_goes_on_to_the_same_end(trained, tmp_path, step, number):
+    """Three steps make an epoch; dropout and augmentation go on with the numbers that they would have drawn."""
+    unbroken, history = trained
+    run = Run(device=CPU, seed=4, keeping=Keeping(folder=tmp_path), track=signalled(step, number))
+    state = stopped(run, KeyboardInterrupt if number == signal.SIGINT else Stopped)
+    assert 3 * len(state["records"]) + state["epoch"]["step"] == step
+    notes, network = [], tiny(seed=99)
+    run = Run(device=CPU, seed=4, keeping=Keeping(folder=tmp_path, note=notes.append))
+    again = fit(network, examples(), SHORT, run)
+    epoch, within = divmod(step - 1, 3)
+    assert notes == [
+        f"going on after epoch {epoch} of 3, within the next one after {within + 1} steps, from checkpoint.pt"
+    ]
+    assert same(unbroken.state_dict(), network.state_dict())
+    assert again.records == history.records
+    assert np.array_equal(history.probabilities, again.probabilities)
+
+
+def test_a_run_that_is_stopped_after_every_step_comes_to_the_same_end(trained, tmp_path):
+    for _ in range(9):
+        stopped(Run(device=CPU, seed=4, keeping=Keeping(folder=tmp_path), track=signalled(1)))
+    network = tiny(seed=99)
+    fit(network, examples(), SHORT, Run(device=CPU, seed=4, keeping=Keeping(folder=tmp_path)))
+    assert same(trained[0].state_dict(), network.state_dict())
+
+
+def test_a_signal_while_an_epoch_is_scored_keeps_all_its_steps(trained, tmp_path):
+    class Signals(Tiny):
+        def forward(self, x):
+            if not self.training:
+                os.kill(os.getpid(), signal.SIGUSR1)
+            return super().forward(x)
+
+    network = tiny()
+    network.backbone = Signals()
+    network.backbone.load_state_dict(tiny().backbone.state_dict())
+    state = stopped(Run(device=CPU, seed=4, keeping=Keeping(folder=tmp_path)), network=network)
+    assert (state["records"], state["epoch"]["step"]) == ([], 3)
+    network = tiny(seed=99)
+    fit(network, examples(), SHORT, Run(device=CPU, seed=4, keeping=Keeping(folder=tmp_path)))
+    assert same(trained[0].state_dict(), network.state_dict())
+
+
+def test_a_second_signal_ends_a_run_within_its_step_and_nothing_half_done_is_kept(trained, tmp_path):
+    class Twice(Tiny):
+        steps = 0
+
+        def forward(self, x):
+            found = super().forward(x)
+            self.steps += self.training
+            if self.steps == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), signal.SIGTERM)
+            return found
+
+    network = tiny()
+    network.backbone = Twice()
+    network.backbone.load_state_dict(tiny().backbone.state_dict())
+    state = stopped(Run(device=CPU, seed=4, keeping=Keeping(folder=tmp_path, seconds=0)), network=network)
+    assert state["epoch"]["step"] == 2
+    network = tiny(seed=99)
+    fit(network, examples(), SHORT, Run(device=CPU, seed=4, keeping=Keeping(folder=tmp_path)))
+    assert same(trained[0].state_dict(), network.state_dict())
+
+
+def test_checkpoints_come_by_time_and_the_one_before_is_kept(tmp_path):
+    seen = []
+
+    def track(items, description, *_):
+        for item in items:
+            if description.startswith("Epoch"):
+                states = [
+                    torch.load(path)["state"]["epoch"]["step"] if path.exists() else None
+                    for path in (tmp_path / "checkpoint.pt", tmp_path / "checkpoint-1.pt")
+                ]
+                seen.append(tuple(states))
+            yield item
+
+    run = Run(device=CPU, keeping=Keeping(folder=tmp_path, seconds=0), track=track)
+    fit(tiny(), examples(), SHORT.replace(epochs=1), run)
+    assert seen == [(None, None), (1, None), (2, 1)]
+    rare = tmp_path / "rare"
+    with pytest.raises(StopError):
+        fit(
+            tiny(),
+            examples(),
+            SHORT,
+            Run(device=CPU, keeping=Keeping(folder=rare), on_record=stop_after(1)),
+        )
+    assert {path.name for path in rare.iterdir()} == {"checkpoint.pt"}, "the end of an epoch alone"
+
+
+def test_a_run_with_memory_for_one_batch_too_few_says_so(monkeypatch):
+    for lack, words in [(lambda: torch.empty(10**15), "computer"), (lambda: np.empty(10**15), "computer")]:
+        monkeypatch.setattr(Tiny, "forward", lambda *_, lack=lack: lack())
+        with pytest.raises(CryoclassError, match=f"The {words} has too little memory") as raised:
+            fit(tiny(), examples(), SHORT, Run(device=CPU))
+        assert "--batch-size" in raised.value.hint
+    monkeypatch.setattr(Tiny, "forward", lambda *_: torch.zeros(2) + torch.zeros(3))
+    with pytest.raises(RuntimeError, match="must match"):
+        fit(tiny(), examples(), SHORT, Run(device=CPU))
 
 
 def test_freezing_fits_the_head_alone():
