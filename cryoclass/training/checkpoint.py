@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import os
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -165,7 +164,8 @@ class Keeper:
         if not changed:
             return None
         return UsageError(
-            f"{path} belongs to another run: {changed}.", f"Repeat the first command, {START_AGAIN[0].lower()}{START_AGAIN[1:]}"
+            f"{path} belongs to another run: {changed}.",
+            f"Repeat the first command, {START_AGAIN[0].lower()}{START_AGAIN[1:]}",
         )
 
     def _start_anew(self, why: ModelError | UsageError) -> None:
@@ -219,8 +219,6 @@ def _write(folder: Path, content: Mapping[str, Any]) -> None:
                 raise (
                     cause if isinstance(cause, OSError | KeyboardInterrupt | SystemExit) else error
                 ) from None
-            out.flush()
-            os.fsync(out.fileno())  # else a computer that dies may leave the name and nothing behind it
         if path.exists():
             path.replace(folder / BEFORE)
 
@@ -298,7 +296,11 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _is_finite(value: Tensor) -> bool:
-    return not value.is_floating_point() or bool(torch.isfinite(value).all())
+    if not value.is_floating_point() or not value.numel():
+        return True
+    return bool(
+        torch.isfinite(torch.stack(torch.aminmax(value.detach()))).all()
+    )  # NaN is both, and this is quick
 
 
 # ----------------------------------------------------------------------------------------- what fits
