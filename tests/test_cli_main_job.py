@@ -154,7 +154,9 @@ def test_finetune_writes_the_model_folder(trained):
         "metrics.json",
         "predictions.star",
         "report.html",
+        "times.csv",
         "checkpoint.pt",
+        "checkpoint-1.pt",
     }
     card = json.loads((trained.model / "model.json").read_text())
     assert card["backbone"] == "r3d10"

@@ -23,7 +23,7 @@ from cryoclass import PretrainRequest, pretrain
 from cryoclass.backbones.registry import load_backbone, spec
 from cryoclass.backbones.res32 import Res32
 from cryoclass.backbones.spec import Backbone
-from cryoclass.errors import CryoclassError, ModelError, UsageError
+from cryoclass.errors import CryoclassError, ModelError, OutputError, UsageError
 from cryoclass.preparation import Preparer
 from cryoclass.pretraining import loop, retrieval
 from cryoclass.pretraining import sharpen as sharpening
@@ -596,6 +596,15 @@ def test_a_signal_within_a_period_ends_it_after_its_step_and_the_run_goes_on_to_
     assert "going on after step 2 of 4, from checkpoint.pt" in heard.notes
     for name in RESULTS:
         assert (tmp_path / "P" / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()
+
+
+def test_a_disk_that_is_too_small_is_told_before_the_first_step(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=10**6)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(OutputError, match="1 MB free in .*to be written") as raised:
+        pretrain(short(tmp_path / "P"))
+    assert "--outdir" in raised.value.hint
+    assert not (tmp_path / "P").exists()
 
 
 def change(**parts):
