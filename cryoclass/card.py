@@ -252,8 +252,8 @@ class BackboneCard(Card):
     ----------
     command, start, device, threads
         How and where they were made, and from what.
-    boxes, seconds, own_particles
-        How many boxes were seen, in what time, and how many of the user's particles were among them.
+    boxes, own_particles
+        How many boxes were seen, and how many of the user's particles were among them.
     scores
         What came out.
     pretraining, invention
@@ -265,7 +265,6 @@ class BackboneCard(Card):
     device: str = ""
     threads: int = 0
     boxes: int = 0
-    seconds: int = 0
     own_particles: int = 0
     scores: dict[str, Any] = {}
     pretraining: dict[str, Any] = {}

@@ -81,20 +81,28 @@ def claim(
 def claim_run(
     outdir: Path, writes: Writes, inputs: Sequence[Path | None] = (), *, resume: bool, overwrite: bool
 ) -> Iterator[Workplace]:
-    """Keep a folder as :func:`claim` does; an interrupted run there must be meant to be resumed or replaced.
+    """Keep a folder as :func:`claim` does, for a run that goes on by itself from the checkpoints that it finds there.
+
+    Parameters
+    ----------
+    outdir, writes, inputs
+        As for :func:`claim`.
+    resume
+        Whether a finished run may be gone through again, from its last checkpoint to the same result.
+    overwrite
+        Whether it may be replaced.
 
     Raises
     ------
     UsageError, OutputError
-        As :func:`claim`, or there is a checkpoint.
+        As :func:`claim`, or a finished run is to be gone through, and its checkpoint is not there any more.
     """
-    with claim(
-        outdir, writes, inputs, overwrite=overwrite or resume
-    ) as place:  # what is queued again may be finished
-        if not (resume or overwrite) and (outdir / "checkpoint.pt").exists():
+    with claim(outdir, writes, inputs, overwrite=overwrite or resume) as place:
+        gone = place.mark.exists() and not any(outdir.glob("checkpoint*.pt"))
+        if resume and gone and not overwrite:
             raise UsageError(
-                f"{outdir} holds an interrupted run.",
-                "Go on with --resume, or start again with --overwrite.",
+                f"{outdir} holds a finished run ({writes.last}), but no checkpoint to go on from.",
+                "Choose another --outdir, or start again with --overwrite.",
             )
         yield place
 

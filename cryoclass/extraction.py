@@ -17,7 +17,7 @@ from cryoclass.particles import Particles
 from cryoclass.progress import Track, silent
 from cryoclass.readings import spread_of
 from cryoclass.results import write_skipped
-from cryoclass.sources import Reason, check_unchanged, none_readable, read_many
+from cryoclass.sources import Reason, check_unchanged, lost, none_readable, read_many
 from cryoclass.star.extracted import BoxPlaces, ExtractedBoxes
 from cryoclass.star.frames import Frame, affine, origins_in_subtomogram
 from cryoclass.star.names import project_path, stem
@@ -64,7 +64,7 @@ class Extracted:
     @property
     def lost(self) -> int:
         """How many particles should have been cut, and could not be."""
-        return sum(not reason.by_rule for reason in self.left_out.values())
+        return lost(self.left_out)
 
 
 def cut_all(source: TomogramSource, outdir: Path, workers: int = 1, track: Track = silent) -> Extracted:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from cryoclass.errors import OutputError
 from cryoclass.files import output_error, write_text
+from cryoclass.sources import lost
 
 FORMAT = 1
 FOLDER = "outputs"  # in the folder of the results
@@ -76,7 +77,7 @@ class Outputs:
     @property
     def lost(self) -> int:
         """How many rows are unreadable that no setting leaves out."""
-        return sum(not getattr(reason, "by_rule", False) for reason in self.reasons.values())
+        return lost(self.reasons)
 
     def __len__(self) -> int:
         return len(self.status)

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from cryoclass.errors import ParticleError
 from cryoclass.files import write_text
 from cryoclass.labels import Labelled
 from cryoclass.metrics import Metrics
@@ -24,28 +23,9 @@ from cryoclass.star.tables import write_tables
 
 # What reads the usual table must not go on where too many particles are missing.
 INCOMPLETE = "particles_incomplete.star"
+WHERE_LOST = f"The table of the others is {INCOMPLETE}; skipped.csv says what is wrong."
 LONGEST_NAME = 150  # bytes of a class's name in that of a file, which a disk lets have 255
-
-
-def too_many_lost(lost: int, total: int, most: float) -> ParticleError | None:
-    """Return the error with which a run ends, when it has written what it has; None where few enough are unreadable.
-
-    Parameters
-    ----------
-    lost
-        Particles that should have been read, and could not be.
-    total
-        All particles.
-    most
-        Which share of them may be lost.
-    """
-    if lost <= most * total:
-        return None
-    return ParticleError(
-        f"{lost} of {total} particles cannot be read: {100 * lost / total:.1f} %, and --max-unreadable allows "
-        f"{100 * most:g} %. The table of the others is {INCOMPLETE}; skipped.csv says what is wrong.",
-        "Mend them and type the same command again, or allow more with --max-unreadable.",
-    )
+HISTORY, TIMES = "history.csv", "times.csv"
 
 
 def write_skipped(path: Path, particles: Particles, reasons: Mapping[int, str]) -> None:
@@ -137,12 +117,24 @@ def _one_word(name: str) -> str:
     return "_".join(name.split())  # Warp splits a row at every blank
 
 
-def write_history(path: Path, records: Sequence[Any]) -> None:
-    """Write the dataclasses of a history, one line each, as CSV."""
+def write_history(folder: Path, records: Sequence[Any]) -> None:
+    """Write the dataclasses of a history as CSV, one line each: ``history.csv``, and ``times.csv`` beside it.
+
+    Fields that take no part in comparisons are times. They stand in a file of their own, each line with the first field of its
+    record, so that the other is the same for all runs that did the same.
+    """
+    every = fields(records[0])
+    names = [line.name for line in every if line.compare]
+    times = [every[0].name, *(line.name for line in every if not line.compare)]
+    _write_columns(folder / HISTORY, records, names)
+    _write_columns(folder / TIMES, records, times)
+
+
+def _write_columns(path: Path, records: Sequence[Any], names: Sequence[str]) -> None:
     out = io.StringIO()
-    table = csv.DictWriter(out, fieldnames=list(asdict(records[0])), lineterminator="\n")
-    table.writeheader()
-    table.writerows(asdict(record) for record in records)
+    table = csv.writer(out, lineterminator="\n")
+    table.writerow(names)
+    table.writerows([getattr(record, name) for name in names] for record in records)
     write_text(path, out.getvalue())
 
 

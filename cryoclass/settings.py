@@ -176,7 +176,11 @@ def label_column_setting() -> Any:
 
 def resume_setting() -> Any:
     """Declare whether an interrupted run goes on."""
-    return setting(False, flags=("--resume",), help="Go on where an interrupted run in --outdir stopped.")
+    return setting(
+        False,
+        flags=("--resume",),
+        help="Go through a finished run in --outdir again, from its last checkpoint.",
+    )
 
 
 def box_to_cut_setting() -> Any:

@@ -5,7 +5,7 @@ import itertools
 import math
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -120,6 +120,34 @@ def read_many(
 def none_readable(count: int, reason: str) -> ParticleError:
     """Say that not one of a table's particles has a usable box."""
     return ParticleError(f"none of {count} particles can be read; the first: {reason.removesuffix('.')}.")
+
+
+def lost(reasons: Mapping[int, str]) -> int:
+    """Count the rows that should have been read, and could not be; a setting leaves out the others."""
+    return sum(not getattr(reason, "by_rule", False) for reason in reasons.values())
+
+
+def too_many_lost(lost: int, total: int, most: float, more: str = "") -> ParticleError | None:
+    """Return the error with which a run ends; None where few enough particles are unreadable.
+
+    Parameters
+    ----------
+    lost
+        Particles that should have been read, and could not be.
+    total
+        All particles.
+    most
+        Which share of them may be lost.
+    more
+        A sentence on where results and reasons are.
+    """
+    if lost <= most * total:
+        return None
+    return ParticleError(
+        f"{lost} of {total} particles cannot be read: {100 * lost / total:.1f} %, and --max-unreadable allows "
+        f"{100 * most:g} %.{more and ' '}{more}",
+        "Mend them and type the same command again, or allow more with --max-unreadable.",
+    )
 
 
 def check_unchanged(source: Source, before: str) -> None:

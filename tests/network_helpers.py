@@ -1,8 +1,12 @@
 """Small networks and weight files for the tests, made from formulas and seeds."""
 
+import contextlib
 import io
 import warnings
 import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +15,7 @@ from cryoclass.backbones.spec import Address, Backbone, BackboneSpec, Scale, Ste
 from cryoclass.card import ModelCard, current_versions
 from cryoclass.classifier import Classifier
 from cryoclass.settings import Preparation
+from cryoclass.training import checkpoint
 
 
 class TinyBackbone(Backbone):
@@ -135,3 +140,15 @@ def formula_box(channels: int, depth: int, height: int, width: int) -> Tensor:
     place = torch.arange(count, dtype=torch.float64)
     box = torch.sin(0.37 * place) + torch.cos(0.011 * place)
     return box.reshape(1, channels, depth, height, width).float()
+
+
+def edit_checkpoint(path: Path, edit: Callable[[dict[str, Any]], object], *, hashed: bool = True) -> None:
+    """Change what a checkpoint holds, with the hash that belongs to it, as a version of ours with a fault would write it."""
+    content = torch.load(path)
+    edit(content)
+    if hashed:
+        with contextlib.suppress(checkpoint.Misfit, KeyError):
+            content["digest"] = checkpoint._digest(
+                {name: content[name] for name in ("settings", "place", "state")}
+            )
+    torch.save(content, path)

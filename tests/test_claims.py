@@ -190,16 +190,21 @@ def test_a_run_that_ended_while_we_waited_is_not_written_over(tmp_path, monkeypa
     assert not (tmp_path / LOCK).exists()
 
 
-def test_an_interrupted_run_is_resumed_or_replaced(tmp_path):
-    (tmp_path / "checkpoint.pt").touch()
+def test_a_finished_run_without_checkpoint_is_not_gone_through(tmp_path):
+    with claim(tmp_path, X, overwrite=False) as place:
+        place.begin()
+        place.mark.touch()
     with (
-        pytest.raises(UsageError, match="interrupted"),
-        claim_run(tmp_path, X, resume=False, overwrite=False),
+        pytest.raises(UsageError, match="no checkpoint to go on from") as raised,
+        claim_run(tmp_path, X, resume=True, overwrite=False),
     ):
         pass
-    for resume, overwrite in [(True, False), (False, True)]:
-        with claim_run(tmp_path, X, resume=resume, overwrite=overwrite):
-            pass
+    assert "--overwrite" in raised.value.hint
+    with claim_run(tmp_path, X, resume=True, overwrite=True):
+        pass
+    (tmp_path / "checkpoint-1.pt").touch()
+    with claim_run(tmp_path, X, resume=True, overwrite=False):
+        pass
 
 
 # ------------------------------------------------------------------------------------- files of one run

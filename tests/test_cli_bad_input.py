@@ -829,7 +829,7 @@ MISTAKES = {
     "a damaged checkpoint": Mistake(
         argv="finetune {particles} {train} -o Out --resume",
         make=lambda _: (belongs_to("finetune"), Path("Out/checkpoint.pt").write_bytes(b"PK\3\4 nonsense")),
-        says=["Out/checkpoint.pt is damaged", "--resume"],
+        says=["Out/checkpoint.pt is damaged", "--overwrite"],
     ),
 }
 

@@ -2,20 +2,24 @@
 
 import csv
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from cli_helpers import table
-from network_helpers import small_card
+from network_helpers import edit_checkpoint, small_card
 from sklearn.metrics import log_loss
 from torch import nn
 
 from cryoclass.backbones.spec import Backbone
 from cryoclass.classifier import Classifier, WholeModel
-from cryoclass.errors import ParticleError
+from cryoclass.errors import ModelError, ParticleError
 from cryoclass.settings import Preparation, Recipe, Start, Training
+from cryoclass.stopping import Stopped, signals_as_exits
+from cryoclass.training.checkpoint import Keeping
 from cryoclass.training.finetune import choose_recipe
 from cryoclass.training.frozen import FREEDOMS, fit_frozen
 from cryoclass.training.head import FREEDOM
@@ -92,6 +96,89 @@ def test_each_particle_goes_through_the_backbone_once(examples):
     assert classifier.backbone.seen == 60
     assert all(torch.equal(value, before[name]) for name, value in classifier.backbone.state_dict().items())
     assert history.best.val_accuracy == 1
+
+
+def stopping_after(step):
+    """Return a track that sends this process SIGTERM while a batch is embedded, counted from 1."""
+
+    def track(items, description, *_):
+        for number, item in enumerate(items, 1):
+            if description == "Embedding" and number == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield item
+
+    return track
+
+
+def test_a_run_that_is_stopped_embeds_no_particle_twice(examples, tmp_path):
+    unbroken, broken, resumed = network(), network(), network()
+    history = fit_frozen(unbroken, examples, RECIPE, Run(device=CPU))
+    with pytest.raises(Stopped), signals_as_exits():
+        fit_frozen(
+            broken,
+            examples,
+            RECIPE,
+            Run(device=CPU, keeping=Keeping(folder=tmp_path), track=stopping_after(3)),
+        )
+    assert broken.backbone.seen == 24
+    notes = []
+    again = fit_frozen(
+        resumed, examples, RECIPE, Run(device=CPU, keeping=Keeping(folder=tmp_path, note=notes.append))
+    )
+    assert notes == ["going on after 24 of 60 embedded particles, from checkpoint.pt"]
+    assert resumed.backbone.seen == 36
+    assert again.records == history.records
+    assert torch.equal(resumed.head.weight, unbroken.head.weight)
+    assert np.array_equal(again.probabilities, history.probabilities)
+    once_more = network()
+    fit_frozen(once_more, examples, RECIPE, Run(device=CPU, keeping=Keeping(folder=tmp_path)))
+    assert once_more.backbone.seen == 0
+    assert torch.equal(once_more.head.weight, unbroken.head.weight)
+
+
+def test_what_is_embedded_is_kept_by_time(examples, tmp_path):
+    found = []
+
+    def track(items, description, *_):
+        for item in items:
+            path = tmp_path / "checkpoint.pt"
+            found.append(len(torch.load(path)["state"]["embedded"]) if path.exists() else 0)
+            yield item
+        assert description in ("Reading particles", "Embedding")
+
+    fit_frozen(
+        network(), examples, RECIPE, Run(device=CPU, keeping=Keeping(folder=tmp_path, seconds=0), track=track)
+    )
+    assert found == [0] * 60 + [0, 8, 16, 24, 32, 40, 48, 56]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        torch.zeros(24, 15),
+        torch.zeros(23, 16),
+        torch.zeros(68, 16),
+        torch.zeros(0, 16),
+        torch.zeros(24, 16).double(),
+        torch.zeros(24),
+        torch.full((24, 16), torch.nan),
+        [1.0, 2.0],
+        None,
+    ],
+    ids=["width", "part of a batch", "too many", "none", "type", "axes", "nan", "no tensor", "nothing"],
+)
+def test_an_embedding_of_something_else_is_refused(examples, tmp_path, damage):
+    with pytest.raises(Stopped), signals_as_exits():
+        fit_frozen(
+            network(),
+            examples,
+            RECIPE,
+            Run(device=CPU, keeping=Keeping(folder=tmp_path), track=stopping_after(3)),
+        )
+    edit_checkpoint(tmp_path / "checkpoint.pt", lambda content: content["state"].update(embedded=damage))
+    with pytest.raises(ModelError, match="is damaged") as raised:
+        fit_frozen(network(), examples, RECIPE, Run(device=CPU, keeping=Keeping(folder=tmp_path)))
+    assert "--overwrite" in raised.value.hint
 
 
 def test_the_head_takes_plain_embeddings_in_the_end(examples):

@@ -5,8 +5,10 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import shlex
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -14,12 +16,14 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from network_helpers import edit_checkpoint
 from torch import nn
 
 from cryoclass import PretrainRequest, pretrain
 from cryoclass.backbones.registry import load_backbone, spec
+from cryoclass.backbones.res32 import Res32
 from cryoclass.backbones.spec import Backbone
-from cryoclass.errors import CryoclassError, UsageError
+from cryoclass.errors import CryoclassError, ModelError, OutputError, UsageError
 from cryoclass.preparation import Preparer
 from cryoclass.pretraining import loop, retrieval
 from cryoclass.pretraining import sharpen as sharpening
@@ -38,9 +42,18 @@ from cryoclass.settings import (
     Yardsticks,
 )
 from cryoclass.simulation import optics
+from cryoclass.stopping import Stopped
+from cryoclass.training.checkpoint import Keeping
 
 CPU = torch.device("cpu")
-FILES = {"backbone.safetensors", "backbone.json", "history.csv", "checkpoint.pt"}
+FILES = {
+    "backbone.safetensors",
+    "backbone.json",
+    "history.csv",
+    "times.csv",
+    "checkpoint.pt",
+    "checkpoint-1.pt",
+}
 # Every short period ends with a score, and every run begins with a spread; few species are enough for them here.
 FEW = Yardsticks(
     reference=100,
@@ -453,31 +466,38 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(finished, tm
         pretrain(short(tmp_path / str(seed), seed=seed))
     assert weights_of(tmp_path / "0") == weights_of(finished)
     assert weights_of(tmp_path / "1") != weights_of(finished)
-    first = ("step", "boxes", "lr", "snr_low", "snr_high", "describe", "contrast", "retrieval")
-    again, unbroken = history_of(tmp_path / "0"), history_of(finished)
-    assert [[row[name] for name in first] for row in again] == [
-        [row[name] for name in first] for row in unbroken
-    ]
+    assert history_of(tmp_path / "0") == history_of(finished)
+
+
+@pytest.fixture(scope="module")
+def interrupted_once(tmp_path_factory):
+    """The folder of a run that Ctrl-C has ended after its second step."""
+    folder = tmp_path_factory.mktemp("interrupted") / "P"
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(short(folder), Heard(stop_after=2))
+    kept = {"checkpoint.pt", "checkpoint-1.pt", "history.csv", "times.csv"}
+    assert {path.name for path in folder.iterdir()} == kept
+    assert [row["step"] for row in history_of(folder)] == ["1", "2"]
+    return folder
 
 
 @pytest.fixture
-def interrupted(tmp_path):
-    """The folder of a run that Ctrl-C has ended after its second step."""
-    with pytest.raises(KeyboardInterrupt):
-        pretrain(short(tmp_path / "P"), Heard(stop_after=2))
-    assert {path.name for path in (tmp_path / "P").iterdir()} == {"checkpoint.pt", "history.csv"}
-    assert [row["step"] for row in history_of(tmp_path / "P")] == ["1", "2"]
+def interrupted(interrupted_once, tmp_path):
+    """A copy of it."""
+    shutil.copytree(interrupted_once, tmp_path / "P")
     return tmp_path / "P"
 
 
 def test_a_resumed_run_gives_the_weights_of_an_unbroken_one(finished, interrupted):
     heard = Heard()
-    pretrain(short(interrupted).replace(resume=True), heard)
+    pretrain(short(interrupted), heard)
     assert heard.steps == [3, 4]
-    assert weights_of(interrupted) == weights_of(finished)
-    first = ("step", "boxes", "lr", "describe", "contrast", "retrieval")
-    one, other = history_of(interrupted), history_of(finished)
-    assert [[row[name] for name in first] for row in one] == [[row[name] for name in first] for row in other]
+    for name in RESULTS:
+        assert (interrupted / name).read_bytes() == (finished / name).read_bytes()
+    with (interrupted / "times.csv").open() as file:
+        times = [*csv.DictReader(file)]
+    assert [row["step"] for row in times] == ["1", "2", "3", "4"]
+    assert all(float(row["seconds"]) > 0 and 0 < float(row["drawing"]) < 1 for row in times)
 
 
 @pytest.mark.parametrize(
@@ -494,9 +514,9 @@ def test_a_resumed_run_gives_the_weights_of_an_unbroken_one(finished, interrupte
 def test_a_run_is_resumed_with_its_own_settings_only(interrupted, change, words):
     before = (interrupted / "checkpoint.pt").read_bytes()
     with pytest.raises(UsageError, match="belongs to another run") as raised:
-        pretrain(changed(short(interrupted).replace(resume=True), **change))
+        pretrain(changed(short(interrupted), **change))
     assert words in str(raised.value)
-    assert "--resume" in raised.value.hint
+    assert "--overwrite" in raised.value.hint
     assert (interrupted / "checkpoint.pt").read_bytes() == before
 
 
@@ -508,12 +528,11 @@ def changed(request, **change):
     return request.replace(**{key: dataclasses.replace(groups[key], **change)})
 
 
-def test_an_interrupted_run_is_not_thrown_away_unasked(interrupted):
-    before = (interrupted / "checkpoint.pt").read_bytes()
-    with pytest.raises(UsageError, match="holds an interrupted run") as raised:
-        pretrain(short(interrupted))
-    assert "--resume" in raised.value.hint
-    assert (interrupted / "checkpoint.pt").read_bytes() == before
+def test_another_run_takes_the_place_of_an_interrupted_one_only_when_asked(interrupted):
+    heard = Heard()
+    pretrain(short(interrupted, seed=3).replace(overwrite=True), heard)
+    assert heard.steps == [1, 2, 3, 4]
+    assert card_of(interrupted)["pretraining"]["seed"] == 3
 
 
 def test_a_finished_run_is_overwritten_only_when_asked(tmp_path):
@@ -537,6 +556,99 @@ def test_resuming_a_finished_run_takes_no_further_step(finished, tmp_path):
     assert weights_of(folder) == weights_of(finished)
 
 
+RESULTS = ("backbone.safetensors", "backbone.json", "history.csv")
+
+
+@pytest.fixture
+def one_period(monkeypatch):
+    """Let the four steps of a short run be one period."""
+    monkeypatch.setattr(loop, "PERIODS", 1)
+
+
+@pytest.mark.usefixtures("one_period")
+def test_a_signal_within_a_period_ends_it_after_its_step_and_the_run_goes_on_to_the_same_bytes(
+    tmp_path, monkeypatch
+):
+    forward = Res32.forward  # dropout draws from torch's own generator, which is seeded once
+    monkeypatch.setattr(
+        Res32, "forward", lambda self, x: nn.functional.dropout(forward(self, x), 0.5, self.training)
+    )
+    pretrain(short(tmp_path / "unbroken"))
+
+    class Signals(Heard):
+        @property
+        def track(self):
+            def track(items, description, *_):
+                for number, item in enumerate(items, 1):
+                    if description == "Step 4/4" and number == 1:
+                        os.kill(os.getpid(), signal.SIGTERM)
+                    yield item
+
+            return track
+
+    for step in (1, 2):
+        with pytest.raises(Stopped):
+            pretrain(short(tmp_path / "P"), Signals())
+        assert torch.load(tmp_path / "P" / "checkpoint.pt")["state"]["step"] == step
+    heard = Heard()
+    pretrain(short(tmp_path / "P"), heard)
+    assert heard.steps == [4]
+    assert "going on after step 2 of 4, from checkpoint.pt" in heard.notes
+    for name in RESULTS:
+        assert (tmp_path / "P" / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()
+
+
+def test_a_disk_that_is_too_small_is_told_before_the_first_step(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=10**6)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(OutputError, match=r"1 MB free in .*to be written") as raised:
+        pretrain(short(tmp_path / "P"))
+    assert "--outdir" in raised.value.hint
+    assert not (tmp_path / "P").exists()
+
+
+def change(**parts):
+    return lambda content: content["state"].update(parts)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        change(step=9),
+        change(step=1),
+        change(losses=torch.zeros(3)),
+        change(losses=torch.full((2,), torch.nan)),
+        change(boxes=0),
+        change(random={}),
+        change(records=[]),
+        change(backbone={}),
+        change(optimizer={0: {"step": 1}}),
+        lambda content: content["state"]["records"].reverse(),
+        lambda content: content["state"].pop("drawing"),
+    ],
+)
+def test_what_is_no_checkpoint_of_a_run_is_refused_in_words(interrupted, edit):
+    (interrupted / "checkpoint-1.pt").unlink()
+    edit_checkpoint(interrupted / "checkpoint.pt", edit)
+    with pytest.raises(ModelError, match=r"checkpoint.pt is damaged") as raised:
+        pretrain(short(interrupted))
+    assert "--overwrite" in raised.value.hint
+
+
+def test_other_voxels_of_ones_own_are_another_run(here, extracted):
+    (here / "Extract").unlink()
+    shutil.copytree(extracted.root / "Extract", here / "Extract")
+    own = Path("Extract/particles.star")
+    request = short(here / "P", steps=1, views=2, contrast=0.1).replace(particles=own)
+    pretrain(request)
+    first, second, *_ = sorted((here / "Extract").rglob("*.mrc"))
+    times = first.stat()
+    shutil.copyfile(second, first)
+    os.utime(first, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(UsageError, match="voxels was"):
+        pretrain(request.replace(resume=True))
+
+
 def test_typed_as_a_command_it_is_interrupted_and_goes_on(cryoclass, tmp_path, monkeypatch):
     argv = ["pretrain", "-n", 2, "-b", 4, "-j", 1, "--device", "cpu", "--input-size", 16, 16, 16]
     argv = [*map(str, argv), "--backbone", "rb3d", "-o", str(tmp_path / "P")]
@@ -550,8 +662,8 @@ def test_typed_as_a_command_it_is_interrupted_and_goes_on(cryoclass, tmp_path, m
         ran = cryoclass(*argv)
     assert ran.status == 130
     assert "interrupted" in ran.err
-    monkeypatch.setattr(sys, "argv", ["cryoclass", *argv, "--resume"])
-    ran = cryoclass(*argv, "--resume")
+    monkeypatch.setattr(sys, "argv", ["cryoclass", *argv, "--overwrite"])
+    ran = cryoclass(*argv, "--overwrite")
     assert ran.status == 0, ran.err
     assert "step      1" not in ran.err
     assert "step      2" in ran.err
@@ -587,7 +699,7 @@ def test_a_loss_that_explodes_is_an_error_and_never_a_checkpoint(tmp_path):
     with torch.no_grad():
         backbone.conv1.weight.fill_(torch.inf)
     settings = Pretraining(steps=2, species=4)
-    run = PretrainingRun(device=CPU, folder=tmp_path, yardsticks=FEW)
+    run = PretrainingRun(device=CPU, keeping=Keeping(folder=tmp_path), yardsticks=FEW)
     with pytest.raises(CryoclassError, match=r"before step 1.*no longer a number") as raised:
         teach_shape(backbone, small("res32"), settings, Invention(), run)
     assert "--lr" in raised.value.hint
@@ -655,7 +767,7 @@ def test_own_particles_are_known_by_what_they_are(here, extracted, monkeypatch):
     pretrain(request.replace(particles=Path("Extract/particles.star")))
     lines = extracted.particles.read_text().rstrip().split("\n")
     (here / "others.star").write_text("\n".join([*lines[:-1], ""]))
-    with pytest.raises(CryoclassError, match="particles was"):
+    with pytest.raises(CryoclassError, match="voxels was"):
         pretrain(request.replace(particles=Path("others.star"), resume=True))
     monkeypatch.chdir(extracted.root.parent)
     before = weights_of(here / "P")

@@ -1,11 +1,16 @@
 """The training loop on toy volumes that a small network learns in seconds."""
 
 import dataclasses
-from pathlib import Path
+import itertools
+import math
+import os
+import shutil
+import signal
 
 import numpy as np
 import pytest
 import torch
+from network_helpers import edit_checkpoint
 from torch import nn
 
 from cryoclass.backbones.spec import Backbone
@@ -13,7 +18,9 @@ from cryoclass.classifier import Classifier
 from cryoclass.errors import CryoclassError, ModelError, ParticleError, UsageError, VolumeError
 from cryoclass.metrics import evaluate
 from cryoclass.settings import Preparation, Recipe
+from cryoclass.stopping import Stopped, signals_as_exits
 from cryoclass.training.boxes import read_boxes
+from cryoclass.training.checkpoint import Keeper, Keeping
 from cryoclass.training.frozen import fit_frozen
 from cryoclass.training.loop import LabelledBoxes, Run, fit
 from cryoclass.training.recipes import RECIPES, learning_rate, recipe
@@ -122,8 +129,8 @@ def test_r3d10_learns_and_resumes_like_an_unbroken_run(tmp_path):
     test = data.parts[history.rows] == "test"
     assert evaluate(history.probabilities[test], data.labels[history.rows[test]], CLASSES).accuracy == 1
     with pytest.raises(StopError):
-        fit(resumed, data, short, Run(device=CPU, folder=tmp_path, on_record=stop_after(1)))
-    fit(resumed, data, short, Run(device=CPU, folder=tmp_path, resume=True))
+        fit(resumed, data, short, Run(device=CPU, keeping=Keeping(folder=tmp_path), on_record=stop_after(1)))
+    fit(resumed, data, short, Run(device=CPU, keeping=Keeping(folder=tmp_path)))
     assert same(unbroken.state_dict(), resumed.state_dict())
 
 
@@ -147,7 +154,7 @@ def test_the_best_epoch_is_the_last_of_the_best_areas(trained):
 
 def test_the_classifier_ends_with_the_weights_of_the_best_epoch(tmp_path):
     network, data = tiny(), examples()
-    history = fit(network, data, SHORT.replace(lr=0.05), Run(device=CPU, folder=tmp_path))
+    history = fit(network, data, SHORT.replace(lr=0.05), Run(device=CPU, keeping=Keeping(folder=tmp_path)))
     val = data.parts[history.rows] == "val"
     metrics = evaluate(history.probabilities[val], data.labels[history.rows[val]], CLASSES)
     best = history.records[history.best.epoch - 1]
@@ -172,53 +179,390 @@ def test_resuming_after_a_kill_gives_the_result_of_an_unbroken_run(trained, tmp_
             tiny(),
             examples(),
             SHORT,
-            Run(device=CPU, seed=4, folder=tmp_path, on_record=stop_after(epoch)),
+            Run(device=CPU, seed=4, keeping=Keeping(folder=tmp_path), on_record=stop_after(epoch)),
         )
     resumed, seen = tiny(seed=99), []
-    run = Run(device=CPU, seed=4, folder=tmp_path, resume=True, on_record=seen.append)
+    run = Run(device=CPU, seed=4, keeping=Keeping(folder=tmp_path), on_record=seen.append)
     again = fit(resumed, examples(), SHORT, run)
     assert [record.epoch for record in seen] == list(range(epoch + 1, 4))
     assert same(unbroken.state_dict(), resumed.state_dict())
     assert np.array_equal(history.probabilities, again.probabilities)
-    assert [dataclasses.replace(r, seconds=0) for r in history.records] == [
-        dataclasses.replace(r, seconds=0) for r in again.records
-    ]
+    assert history.records == again.records
 
 
 def test_resuming_a_finished_run_only_brings_its_weights_back(trained, tmp_path):
-    run = Run(device=CPU, seed=4, folder=tmp_path)
+    run = Run(device=CPU, seed=4, keeping=Keeping(folder=tmp_path))
     fit(tiny(), examples(), SHORT, run)
     again = tiny(seed=99)
-    history = fit(again, examples(), SHORT, dataclasses.replace(run, resume=True, on_record=stop_after(3)))
+    history = fit(again, examples(), SHORT, dataclasses.replace(run, on_record=stop_after(3)))
     assert same(trained[0].state_dict(), again.state_dict())
     assert history.best.epoch == trained[1].best.epoch
 
 
 def test_resuming_before_the_first_checkpoint_starts_from_the_beginning(tmp_path):
-    run = Run(device=CPU, folder=tmp_path, resume=True)
+    run = Run(device=CPU, keeping=Keeping(folder=tmp_path))
     assert len(fit(tiny(), examples(), SHORT.replace(epochs=1), run).records) == 1
 
 
 def test_a_checkpoint_of_other_settings_is_refused_with_their_names(tmp_path):
-    run = Run(device=CPU, folder=tmp_path)
+    run = Run(device=CPU, keeping=Keeping(folder=tmp_path))
     fit(tiny(), examples(), SHORT.replace(epochs=1), run)
     other = SHORT.replace(epochs=1, lr=0.5)
     with pytest.raises(UsageError, match=r"lr was 0.001, now 0.5.*seed was 0, now 3") as raised:
-        fit(tiny(), examples(), other, dataclasses.replace(run, resume=True, seed=3))
-    assert "--resume" in raised.value.hint
+        fit(tiny(), examples(), other, dataclasses.replace(run, seed=3))
+    assert "--overwrite" in raised.value.hint
     with pytest.raises(UsageError, match="particles was"):
-        fit(tiny(), examples(50), SHORT.replace(epochs=1), dataclasses.replace(run, resume=True))
+        fit(tiny(), examples(50), SHORT.replace(epochs=1), run)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", "other"])
-def test_a_damaged_checkpoint_is_refused(tmp_path, content):
-    path: Path = tmp_path / "checkpoint.pt"
-    if content == "other":
-        torch.save({"weights": torch.zeros(2)}, path)
-    else:
-        path.write_bytes(content)
-    with pytest.raises(ModelError, match="damaged"):
-        fit(tiny(), examples(), SHORT, Run(device=CPU, folder=tmp_path, resume=True))
+# ------------------------------------------------------------------------------- between two steps
+
+
+def signalled(step, number=signal.SIGTERM, name="Epoch"):
+    """Return a track that sends this very process a signal while a step is under way, counted from 1."""
+    taken = itertools.count(1)
+
+    def track(items, description, *_):
+        for item in items:
+            if description.startswith(name) and next(taken) == step:
+                os.kill(os.getpid(), number)
+            yield item
+
+    return track
+
+
+def stopped(run, how=Stopped, network=None):
+    """Train until a signal ends that; return the state in the newest checkpoint."""
+    with pytest.raises(how), signals_as_exits():
+        fit(network or tiny(), examples(), SHORT, run)
+    return torch.load(run.keeping.folder / "checkpoint.pt")["state"]
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 5, 9])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_run_after_its_step_and_it_goes_on_to_the_same_end(trained, tmp_path, step, number):
+    """Three steps make an epoch; dropout and augmentation go on with the numbers that they would have drawn."""
+    unbroken, history = trained
+    run = Run(device=CPU, seed=4, keeping=Keeping(folder=tmp_path), track=signalled(step, number))
+    state = stopped(run, KeyboardInterrupt if number == signal.SIGINT else Stopped)
+    assert 3 * len(state["records"]) + state["epoch"]["step"] == step
+    notes, network = [], tiny(seed=99)
+    run = Run(device=CPU, seed=4, keeping=Keeping(folder=tmp_path, note=notes.append))
+    again = fit(network, examples(), SHORT, run)
+    epoch, within = divmod(step - 1, 3)
+    assert notes == [
+        f"going on after epoch {epoch} of 3, within the next one after {within + 1} steps, from checkpoint.pt"
+    ]
+    assert same(unbroken.state_dict(), network.state_dict())
+    assert again.records == history.records
+    assert np.array_equal(history.probabilities, again.probabilities)
+
+
+def test_a_run_that_is_stopped_after_every_step_comes_to_the_same_end(trained, tmp_path):
+    for _ in range(9):
+        stopped(Run(device=CPU, seed=4, keeping=Keeping(folder=tmp_path), track=signalled(1)))
+    network = tiny(seed=99)
+    fit(network, examples(), SHORT, Run(device=CPU, seed=4, keeping=Keeping(folder=tmp_path)))
+    assert same(trained[0].state_dict(), network.state_dict())
+
+
+def test_a_signal_while_an_epoch_is_scored_keeps_all_its_steps(trained, tmp_path):
+    class Signals(Tiny):
+        def forward(self, x):
+            if not self.training:
+                os.kill(os.getpid(), signal.SIGUSR1)
+            return super().forward(x)
+
+    network = tiny()
+    network.backbone = Signals()
+    network.backbone.load_state_dict(tiny().backbone.state_dict())
+    state = stopped(Run(device=CPU, seed=4, keeping=Keeping(folder=tmp_path)), network=network)
+    assert (state["records"], state["epoch"]["step"]) == ([], 3)
+    network = tiny(seed=99)
+    fit(network, examples(), SHORT, Run(device=CPU, seed=4, keeping=Keeping(folder=tmp_path)))
+    assert same(trained[0].state_dict(), network.state_dict())
+
+
+def test_a_second_signal_ends_a_run_within_its_step_and_nothing_half_done_is_kept(trained, tmp_path):
+    class Twice(Tiny):
+        steps = 0
+
+        def forward(self, x):
+            found = super().forward(x)
+            self.steps += self.training
+            if self.steps == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), signal.SIGTERM)
+            return found
+
+    network = tiny()
+    network.backbone = Twice()
+    network.backbone.load_state_dict(tiny().backbone.state_dict())
+    state = stopped(Run(device=CPU, seed=4, keeping=Keeping(folder=tmp_path, seconds=0)), network=network)
+    assert state["epoch"]["step"] == 2
+    network = tiny(seed=99)
+    fit(network, examples(), SHORT, Run(device=CPU, seed=4, keeping=Keeping(folder=tmp_path)))
+    assert same(trained[0].state_dict(), network.state_dict())
+
+
+def test_checkpoints_come_by_time_and_the_one_before_is_kept(tmp_path):
+    seen = []
+
+    def track(items, description, *_):
+        for item in items:
+            if description.startswith("Epoch"):
+                states = [
+                    torch.load(path)["state"]["epoch"]["step"] if path.exists() else None
+                    for path in (tmp_path / "checkpoint.pt", tmp_path / "checkpoint-1.pt")
+                ]
+                seen.append(tuple(states))
+            yield item
+
+    run = Run(device=CPU, keeping=Keeping(folder=tmp_path, seconds=0), track=track)
+    fit(tiny(), examples(), SHORT.replace(epochs=1), run)
+    assert seen == [(None, None), (1, None), (2, 1)]
+    rare = tmp_path / "rare"
+    with pytest.raises(StopError):
+        fit(
+            tiny(),
+            examples(),
+            SHORT,
+            Run(device=CPU, keeping=Keeping(folder=rare), on_record=stop_after(1)),
+        )
+    assert {path.name for path in rare.iterdir()} == {"checkpoint.pt"}, "the end of an epoch alone"
+
+
+# ------------------------------------------------------------------------------ damaged checkpoints
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A folder with the checkpoint of a step within the second epoch, and before it that of the first epoch's end."""
+    folder = tmp_path_factory.mktemp("kept")
+    stopped(Run(device=CPU, seed=4, keeping=Keeping(folder=folder), track=signalled(5)))
+    return folder
+
+
+@pytest.fixture
+def broken(kept, tmp_path):
+    """A copy of it, to be damaged."""
+    shutil.copytree(kept, tmp_path / "broken")
+    return tmp_path / "broken"
+
+
+def first(content, part):
+    """Return the first tensor of a part of a state, by its name."""
+    return next((name, value) for name, value in content["state"][part].items() if value.is_floating_point())
+
+
+def reshape(part):
+    return lambda c: c["state"][part].update({first(c, part)[0]: torch.zeros(3)})
+
+
+def retype(part):
+    return lambda c: c["state"][part].update({first(c, part)[0]: first(c, part)[1].double()})
+
+
+def spoil(part, value=torch.nan):
+    return lambda c: first(c, part)[1].view(-1)[:1].fill_(value)
+
+
+def put(*path):
+    """Return an edit that puts the last of ``path`` where the others lead."""
+
+    def edit(content):
+        *way, name, value = path
+        inner = content["state"]
+        for step in way:
+            inner = inner[step]
+        inner[name] = value
+
+    return edit
+
+
+DAMAGE = {
+    "no state": lambda c: c.pop("state"),
+    "a state that is a list": lambda c: c.update(state=[1]),
+    "settings that are a list": lambda c: c.update(settings=["lr"]),
+    "settings that are numbers": lambda c: c["settings"].update(lr=0.001),
+    "no settings": lambda c: c.pop("settings"),
+    "a place that is none": lambda c: c.update(place=None),
+    "a tuple": lambda c: c["state"].update(best=(1, 2)),
+    "no classifier": lambda c: c["state"].pop("classifier"),
+    "one part more": lambda c: c["state"].update(more=1),
+    "a classifier that is a tensor": put("classifier", torch.zeros(3)),
+    "a weight less": lambda c: c["state"]["classifier"].pop(first(c, "classifier")[0]),
+    "a weight more": put("classifier", "more", torch.zeros(1)),
+    "a weight of another shape": reshape("classifier"),
+    "a weight of another type": retype("classifier"),
+    "a weight that is no number": spoil("classifier"),
+    "an endless weight": spoil("classifier", torch.inf),
+    "best that is a list": put("best", []),
+    "best that is empty": put("best", {}),
+    "best of another shape": reshape("best"),
+    "best that is no number": spoil("best"),
+    "an optimizer that is a list": put("optimizer", []),
+    "an optimizer of other parameters": put("optimizer", 99, {}),
+    "an optimizer with names": lambda c: put("optimizer", "0", c["state"]["optimizer"][0])(c),
+    "an optimizer that knows less": put("optimizer", 0, {}),
+    "moments of another shape": put("optimizer", 0, "exp_avg", torch.zeros(2)),
+    "moments that are no tensor": put("optimizer", 0, "exp_avg", 0.5),
+    "moments that are no number": lambda c: c["state"]["optimizer"][0]["exp_avg"].fill_(torch.nan),
+    "negative squares": lambda c: c["state"]["optimizer"][0]["exp_avg_sq"].sub_(1),
+    "steps that are a text": put("optimizer", 0, "step", "3"),
+    "a history that is no list": put("records", {}),
+    "a history of numbers": put("records", [1, 2]),
+    "a record with a field more": put("records", 0, "more", 1),
+    "a record with a field less": lambda c: c["state"]["records"][0].pop("lr"),
+    "a record with a text for a number": put("records", 0, "val_loss", "0.1"),
+    "a record with no number": put("records", 0, "val_loss", math.nan),
+    "a record of another epoch": put("records", 0, "epoch", 2),
+    "no best record": put("records", 0, "best", False),
+    "records beyond the last epoch": lambda c: put("records", c["state"]["records"] * 9)(c),
+    "an epoch that is a number": put("epoch", 2),
+    "an epoch with a part less": lambda c: c["state"]["epoch"].pop("total"),
+    "a step beyond the epoch": put("epoch", "step", 4),
+    "a step before the first": put("epoch", "step", -1),
+    "a step that is true": put("epoch", "step", True),
+    "a total that is no number": put("epoch", "total", torch.tensor(torch.nan)),
+    "a total of another shape": put("epoch", "total", torch.zeros(2)),
+    "seconds that are none": put("epoch", "seconds", None),
+    "a generator of zeros": put("epoch", "generator", torch.zeros(5056, dtype=torch.uint8)),
+    "half a generator": put("epoch", "generator", torch.zeros(9, dtype=torch.uint8)),
+    "no torch generator": put("epoch", "random", {}),
+    "a torch generator of floats": put("epoch", "random", "cpu", torch.zeros(5056)),
+    "no format": lambda c: c.pop("format"),
+    "a newer format": lambda c: c.update(format=99),
+    "a format that is true": lambda c: c.update(format=True),
+}
+SILENT = {
+    "no digest": lambda c: c.pop("digest"),
+    "another weight": spoil("classifier", 0.5),
+    "another moment": lambda c: c["state"]["optimizer"][0]["exp_avg"].mul_(2),
+    "another score": put("records", 0, "val_auc", 0.5),
+    "another total": put("epoch", "total", torch.tensor(1.0)),
+    "another step": put("epoch", "step", 1),
+    "other settings": lambda c: c["settings"].update(lr="0.5"),
+}
+
+
+@pytest.mark.parametrize(
+    ("edit", "hashed"),
+    [*((edit, True) for edit in DAMAGE.values()), *((edit, False) for edit in SILENT.values())],
+    ids=[*DAMAGE, *SILENT],
+)
+def test_what_is_no_checkpoint_of_the_run_is_refused_in_words(broken, edit, hashed):
+    (broken / "checkpoint-1.pt").unlink()
+    edit_checkpoint(broken / "checkpoint.pt", edit, hashed=hashed)
+    with pytest.raises(ModelError, match=r"checkpoint.pt is (damaged|of another version)") as raised:
+        fit(tiny(), examples(), SHORT, Run(device=CPU, seed=4, keeping=Keeping(folder=broken)))
+    assert "--overwrite" in raised.value.hint
+
+
+def test_an_edit_that_changes_nothing_is_not_seen(trained, broken):
+    edit_checkpoint(broken / "checkpoint.pt", lambda _: None)
+    edit_checkpoint(broken / "checkpoint.pt", lambda _: None, hashed=False)
+    network, notes = tiny(seed=99), []
+    keeping = Keeping(folder=broken, note=notes.append)
+    fit(network, examples(), SHORT, Run(device=CPU, seed=4, keeping=keeping))
+    assert "within the next one after 2 steps, from checkpoint.pt" in notes[0]
+    assert same(trained[0].state_dict(), network.state_dict())
+
+
+CUT = {
+    "empty": lambda _: b"",
+    "cut": lambda raw: raw[: len(raw) // 2],
+    "zeros": lambda raw: bytes(len(raw)),
+    "zeros in the middle": lambda raw: raw[:1000] + bytes(2000) + raw[3000:],
+    "text": lambda _: b"not a checkpoint",
+    "nonsense": lambda _: b"PK\3\4 nonsense",
+}
+
+
+@pytest.mark.parametrize("cut", CUT.values(), ids=CUT)
+def test_where_the_newest_checkpoint_is_damaged_the_one_before_is_taken(trained, broken, cut):
+    path, warnings, notes = broken / "checkpoint.pt", [], []
+    path.write_bytes(cut(path.read_bytes()))
+    keeping = Keeping(folder=broken, note=notes.append, warn=warnings.append)
+    network = tiny(seed=99)
+    fit(network, examples(), SHORT, Run(device=CPU, seed=4, keeping=keeping))
+    assert len(warnings) == 1
+    assert "checkpoint.pt is damaged" in warnings[0]
+    assert "Going on from the one before, checkpoint-1.pt" in warnings[0]
+    assert notes == ["going on after epoch 1 of 3, from checkpoint-1.pt"]
+    assert same(trained[0].state_dict(), network.state_dict())
+
+
+def test_where_both_are_damaged_the_run_starts_anew_only_when_asked(trained, broken):
+    for name in ("checkpoint.pt", "checkpoint-1.pt"):
+        edit_checkpoint(broken / name, put("classifier", {}))
+    run = Run(device=CPU, seed=4, keeping=Keeping(folder=broken))
+    with pytest.raises(ModelError, match=r"checkpoint.pt is damaged") as raised:
+        fit(tiny(), examples(), SHORT, run)
+    assert "start again with --overwrite" in raised.value.hint
+    warnings, network = [], tiny()
+    keeping = Keeping(folder=broken, overwrite=True, warn=warnings.append)
+    fit(network, examples(), SHORT, dataclasses.replace(run, keeping=keeping))
+    assert "Starting anew" in warnings[0]
+    assert same(trained[0].state_dict(), network.state_dict())
+
+
+def test_a_kill_between_the_names_leaves_the_one_before(trained, broken):
+    (broken / "checkpoint.pt").unlink()
+    network = tiny(seed=99)
+    fit(network, examples(), SHORT, Run(device=CPU, seed=4, keeping=Keeping(folder=broken)))
+    assert same(trained[0].state_dict(), network.state_dict())
+
+
+def test_a_flipped_bit_never_gives_other_numbers(tmp_path):
+    def keeper():
+        return Keeper(keeping=Keeping(folder=tmp_path, warn=lambda _: None), settings={"lr": "1"})
+
+    states = [{"value": torch.arange(20.0) + number, "names": ["a", 1, None]} for number in (0, 1)]
+    for state in states:
+        keeper().save(state)
+    path, found = tmp_path / "checkpoint.pt", []
+    raw, generator = path.read_bytes(), np.random.default_rng(0)
+    for place in generator.permutation(len(raw))[:400]:
+        flipped = bytearray(raw)
+        flipped[place] ^= 1 << generator.integers(8)
+        path.write_bytes(flipped)
+        state, name = keeper().find(lambda _: None)
+        expected = states[name == "checkpoint.pt"]
+        assert torch.equal(state["value"], expected["value"])
+        assert state["names"] == expected["names"]
+        found.append(name)
+    assert {*found} == {"checkpoint.pt", "checkpoint-1.pt"}, "some bytes only fill gaps"
+
+
+def test_a_checkpoint_that_was_made_elsewhere_is_taken_and_said(broken):
+    edit_checkpoint(broken / "checkpoint.pt", lambda c: c["place"].update(torch="1.0", threads="64"))
+    warnings = []
+    run = Run(device=CPU, seed=4, keeping=Keeping(folder=broken, warn=warnings.append))
+    fit(tiny(), examples(), SHORT, run)
+    assert len(warnings) == 1
+    assert f"torch was 1.0, now {torch.__version__}; threads was 64, now 1" in warnings[0]
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(broken):
+    path = broken / "checkpoint.pt"
+    path.unlink()
+    path.mkdir()  # root may read everything
+    run = Run(device=CPU, seed=4, keeping=Keeping(folder=broken, overwrite=True))
+    with pytest.raises(ModelError, match="cannot be read: Is a directory"):
+        fit(tiny(), examples(), SHORT, run)
+    assert (broken / "checkpoint-1.pt").exists()
+
+
+def test_a_run_with_memory_for_one_batch_too_few_says_so(monkeypatch):
+    for lack, words in [(lambda: torch.empty(10**15), "computer"), (lambda: np.empty(10**15), "computer")]:
+        monkeypatch.setattr(Tiny, "forward", lambda *_, lack=lack: lack())
+        with pytest.raises(CryoclassError, match=f"The {words} has too little memory") as raised:
+            fit(tiny(), examples(), SHORT, Run(device=CPU))
+        assert "--batch-size" in raised.value.hint
+    monkeypatch.setattr(Tiny, "forward", lambda *_: torch.zeros(2) + torch.zeros(3))
+    with pytest.raises(RuntimeError, match="must match"):
+        fit(tiny(), examples(), SHORT, Run(device=CPU))
 
 
 def test_freezing_fits_the_head_alone():
@@ -251,7 +595,7 @@ def test_too_many_bad_particles_are_an_error():
 
 
 def test_a_loss_that_explodes_is_an_error_and_never_a_checkpoint(tmp_path):
-    data, run = examples(), Run(device=CPU, folder=tmp_path)
+    data, run = examples(), Run(device=CPU, keeping=Keeping(folder=tmp_path))
     network = tiny()
     with torch.no_grad():
         network.head.weight.fill_(torch.inf)

@@ -34,8 +34,11 @@ def boxes_there(outdir: Path) -> int:
     return sum(1 for _ in outdir.glob("Subtomograms/*/*.mrc"))
 
 
-def check_disk(outdir: Path, needed: int, files: int = 0) -> Iterator[Finding]:
-    """Compare the free space where results shall go with what will be written: bytes, and files, which some disks count."""
+def check_disk(outdir: Path, needed: int, files: int = 0, less: str = "a smaller --box") -> Iterator[Finding]:
+    """Compare the free space where results shall go with what will be written: bytes, and files, which some disks count.
+
+    ``less`` is what would need less of it.
+    """
     absolute = outdir.absolute()
     there = next(folder for folder in (absolute, *absolute.parents) if folder.exists())
     free = shutil.disk_usage(there).free
@@ -43,7 +46,7 @@ def check_disk(outdir: Path, needed: int, files: int = 0) -> Iterator[Finding]:
     if not os.access(there, os.W_OK) or not there.is_dir():
         yield error("disk", f"{there} cannot be written to", "Choose another --outdir.", OutputError)
     elif needed > free:
-        way_out = "Free some space, choose another --outdir, or a smaller --box."
+        way_out = f"Free some space, choose another --outdir, or {less}."
         yield error("disk", words, way_out, OutputError)
     elif files > _free_files(there):
         words = f"{outdir}: the disk has room for {_free_files(there):.0f} more files, and {files} will be written"

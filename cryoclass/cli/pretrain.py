@@ -23,8 +23,8 @@ def pretrain(request: PretrainRequest) -> None:
 
     Example: cryoclass pretrain -o Pretrain --batch-species 1024 --views 2 --contrast 0.1
     """
-    # A resumed run gives what an unbroken one gives.
-    command = ["cryoclass", *(word for word in sys.argv[1:] if word != "--resume")]
+    # A run that goes on gives what an unbroken one gives.
+    command = ["cryoclass", *(word for word in sys.argv[1:] if word not in ("--resume", "--overwrite"))]
     _say_result(jobs.pretrain(request, console.Heard(_say_period), command))
 
 

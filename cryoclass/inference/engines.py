@@ -19,7 +19,7 @@ from cryoclass.card import CARD_KEY, EMBEDDING, INPUT, PARTICLES, ModelCard, che
 from cryoclass.classifier import WholeModel, load_model
 from cryoclass.errors import ModelError, UsageError
 from cryoclass.files import digest
-from cryoclass.machine import check_name, choose_device, computing_in, number_type
+from cryoclass.machine import check_name, choose_device, computing_in, number_type, short_of_memory
 from cryoclass.preparation import Preparer
 from cryoclass.settings import Precision, Preparation
 from cryoclass.sources import Source
@@ -111,7 +111,9 @@ class TorchEngine:
                 raw = torch.from_numpy(np.require(voxels, np.float32, "W"))  # a memory map may be read-only
                 outputs = self.whole(raw.to(self.device))
                 said = {name: value.float().cpu().numpy() for name, value in outputs.items()}
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not short_of_memory(error):
+                raise
             raise _out_of_memory(voxels, str(self.device)) from error
         return _checked(said, self.card, self.description)
 
@@ -159,7 +161,9 @@ class BackboneEngine:
         try:
             with torch.inference_mode(), computing_in(self.device, self.precision):
                 embedding = self.network(torch.from_numpy(voxels).to(self.device))
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not short_of_memory(error):
+                raise
             raise _out_of_memory(voxels, str(self.device)) from error
         return _checked({EMBEDDING: embedding.float().cpu().numpy()}, self.card, self.description)
 

@@ -140,7 +140,8 @@ def _embed(request: EmbedRequest, path: Path, place: Workplace, listener: Listen
     from cryoclass.inference.pipeline import Flow
     from cryoclass.outputs import FOLDER
     from cryoclass.particles import read_particles
-    from cryoclass.results import too_many_lost
+    from cryoclass.results import WHERE_LOST
+    from cryoclass.sources import too_many_lost
 
     workers = use_cores(request.num_workers)
     table = read_particles(path)
@@ -161,7 +162,7 @@ def _embed(request: EmbedRequest, path: Path, place: Workplace, listener: Listen
         labelled=labelled,
         examples=examples,
         origin=origin,
-        problem=too_many_lost(outputs.lost, len(table), request.max_unreadable),
+        problem=too_many_lost(outputs.lost, len(table), request.max_unreadable, WHERE_LOST),
     )
     with place.finishing():
         result = _write(request, said)

@@ -84,7 +84,8 @@ def extract(request: ExtractRequest, listener: Listener = TO_LOG) -> ExtractResu
 def _extract(request: ExtractRequest, place: Workplace, listener: Listener) -> ExtractResult:
     from cryoclass.extraction import cut_all, forget_progress, write_extracted
     from cryoclass.particles import read_particles
-    from cryoclass.results import INCOMPLETE, too_many_lost, write_optimisation_sets
+    from cryoclass.results import INCOMPLETE, WHERE_LOST, write_optimisation_sets
+    from cryoclass.sources import too_many_lost
 
     table = read_particles(particles_path(request.particles))
     listener.note(f"{table.path}: {table.in_words()}, {len(table)} particles")
@@ -98,7 +99,7 @@ def _extract(request: ExtractRequest, place: Workplace, listener: Listener) -> E
         listener.note(
             f"{request.outdir}: {extracted.found} particles were done already; went on with the others"
         )
-    problem = too_many_lost(extracted.lost, len(table), request.max_unreadable)
+    problem = too_many_lost(extracted.lost, len(table), request.max_unreadable, WHERE_LOST)
     star, page = request.outdir / (INCOMPLETE if problem else TABLE), request.outdir / "extract.html"
     with place.finishing():
         write_extracted(source, extracted, star)

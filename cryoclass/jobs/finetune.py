@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryoclass.claims import claim_run
+from cryoclass.jobs.going_on import before_work, keeping
 from cryoclass.jobs.opening import open_source, particles_path, use_cores
 from cryoclass.progress import TO_LOG, Listener
 from cryoclass.records import Workplace, Writes
@@ -68,6 +69,7 @@ class FinetuneRequest(WorkRequest):
     split: Split = Split()
     boxes: BoxOrigin = BoxOrigin()
     cutting: Cutting = Cutting()
+    checkpoint_seconds: float = 30.0  # no option: the cost of saving is limited too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +114,7 @@ def finetune(request: FinetuneRequest, listener: Listener = TO_LOG) -> FinetuneR
     """Teach a network classes from labelled particles; write a model folder.
 
     The listener is told the :class:`Plan`, and the record of each epoch, or of each fit of a head alone
-    (:mod:`cryoclass.training.history`).
+    (:mod:`cryoclass.training.history`). A run that was killed goes on when the same request comes again.
 
     Raises
     ------
@@ -135,7 +137,7 @@ def _finetune(request: FinetuneRequest, place: Workplace, listener: Listener) ->
     from cryoclass.training.loop import LabelledBoxes
 
     workers = use_cores(request.num_workers)
-    run = _run(request, workers, listener)
+    run = _run(request, place, workers, listener)
     for words in request.training.idle:
         listener.warn(f"{words}.")
     recipe = choose_recipe(request.start, request.training)
@@ -148,8 +150,6 @@ def _finetune(request: FinetuneRequest, place: Workplace, listener: Listener) ->
     examples = LabelledBoxes(
         source=boxes.source, labels=labelled.labels, parts=assignment.parts, classes=labelled.classes
     )
-    if not request.resume:  # what a checkpoint says of a finished run is known in there
-        place.begin()
     # What they are, and not where they lie: a disk may be moved, and a folder be named from elsewhere.
     run = replace(run, facts={**request.cutting.to_dict(), "voxels": boxes.fingerprint[:12]})
     tuned = train(examples, boxes.sample.contrast, recipe, request.start, run)
@@ -160,18 +160,19 @@ def _finetune(request: FinetuneRequest, place: Workplace, listener: Listener) ->
     return FinetuneResult(model=request.outdir, tuned=tuned, table=labelled.tables[0].path, page=page)
 
 
-def _run(request: FinetuneRequest, workers: int, listener: Listener) -> "Run":
+def _run(request: FinetuneRequest, place: Workplace, workers: int, listener: Listener) -> "Run":
     from cryoclass.machine import choose_device
     from cryoclass.training.loop import Run
 
     return Run(
         device=choose_device(request.device),
         seed=request.training.seed,
-        folder=request.outdir,
-        resume=request.resume,
+        keeping=keeping(request, listener),
         workers=workers,
         track=listener.track,
         on_record=listener.tell,
+        before_work=before_work(request, place, listener),
+        max_unreadable=request.max_unreadable,
     )
 
 
@@ -244,7 +245,7 @@ def _write(outdir: Path, page: Path, tuned: "FineTuned", labelled: "Labelled", b
     from cryoclass.jobs.pages import write_training_page
     from cryoclass.results import write_held_out, write_history, write_metrics
 
-    write_history(outdir / "history.csv", tuned.history.records)
+    write_history(outdir, tuned.history.records)
     write_metrics(outdir / "metrics.json", tuned.metrics)
     write_held_out(outdir / "predictions.star", labelled, tuned.history.rows, _held_out_columns(tuned))
     write_training_page(page, tuned, labelled, boxes)

@@ -141,8 +141,8 @@ def _predict(request: PredictRequest, path: Path, place: Workplace, listener: Li
     from cryoclass.inference.pipeline import Flow
     from cryoclass.outputs import FOLDER
     from cryoclass.particles import read_particles
-    from cryoclass.results import decide, too_many_lost
-    from cryoclass.sources import Boxes
+    from cryoclass.results import WHERE_LOST, decide
+    from cryoclass.sources import Boxes, too_many_lost
 
     workers = use_cores(request.num_workers)
     engine = open_engine(request.choice, request.device, request.precision, listener)
@@ -163,7 +163,7 @@ def _predict(request: PredictRequest, path: Path, place: Workplace, listener: Li
         outputs=outputs,
         decisions=decide(outputs, request.min_probability),
         labels=labels,
-        problem=too_many_lost(outputs.lost, len(table), request.max_unreadable),
+        problem=too_many_lost(outputs.lost, len(table), request.max_unreadable, WHERE_LOST),
     )
     with place.finishing():
         result = _write(request, said, boxes, origin)

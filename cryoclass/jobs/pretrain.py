@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cryoclass.claims import claim_run
 from cryoclass.errors import UsageError
+from cryoclass.jobs.going_on import before_work, keeping
 from cryoclass.jobs.opening import open_source, use_cores
 from cryoclass.progress import TO_LOG, Listener
 from cryoclass.records import Workplace, Writes
@@ -61,6 +62,7 @@ class PretrainRequest(WorkRequest):
     boxes: BoxOrigin = BoxOrigin()
     cutting: Cutting = Cutting()
     yardsticks: Yardsticks = Yardsticks()
+    checkpoint_seconds: float = 30.0  # no option: the cost of saving is limited too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +90,8 @@ def pretrain(
 ) -> PretrainResult:
     """Teach a network shape, without any label; write its weights and a card.
 
-    The listener is told each line of the history (:class:`cryoclass.pretraining.loop.Period`).
+    The listener is told each line of the history (:class:`cryoclass.pretraining.loop.Period`). A run that was killed goes on
+    when the same request comes again.
 
     Parameters
     ----------
@@ -115,16 +118,14 @@ def _pretrain(
 ) -> PretrainResult:
     _check_own(request)
     from cryoclass.card import BACKBONE_FOLDER, write_folder
-    from cryoclass.pretraining.card import HISTORY, make_card
+    from cryoclass.pretraining.card import make_card
     from cryoclass.pretraining.loop import teach_shape
     from cryoclass.results import write_history
 
     workers = use_cores(request.num_workers)
     own = _read_own(request, workers, listener)
     backbone, preparation, start = _network(request, listener)
-    run = _run(request, own, start, listener)
-    if not request.resume:  # what a checkpoint says of a finished run is known in there
-        place.begin()
+    run = _run(request, place, own, start, listener)
     result = teach_shape(backbone, preparation, request.pretraining, request.invention, run)
     name, outdir = request.learner.backbone, request.outdir
     facts = {
@@ -136,7 +137,7 @@ def _pretrain(
     }
     card = make_card(backbone, preparation, request.pretraining, request.invention, result, facts)
     with place.finishing():
-        write_history(outdir / HISTORY, result.periods)
+        write_history(outdir, result.periods)
         write_folder(outdir, backbone.state_dict(), card, BACKBONE_FOLDER)
     return PretrainResult(
         weights=outdir / BACKBONE_FOLDER.weights,
@@ -163,38 +164,39 @@ def _network(request: PretrainRequest, listener: Listener) -> "tuple[Backbone, P
 
 
 def _run(
-    request: PretrainRequest, own: "KeptBoxes | None", start: str, listener: Listener
+    request: PretrainRequest, place: Workplace, own: "KeptBoxes | None", start: str, listener: Listener
 ) -> "PretrainingRun":
     import torch
 
-    from cryoclass.files import content, digest
+    from cryoclass.files import content
     from cryoclass.machine import choose_device
-    from cryoclass.pretraining.card import HISTORY
     from cryoclass.pretraining.loop import PretrainingRun
     from cryoclass.results import write_history
+    from cryoclass.sources import Boxes
 
-    place = choose_device(request.device)
+    device = choose_device(request.device)
     name, weights = request.learner.backbone, request.learner.weights
-    listener.note(f"{name}, start: {start}, on {place}, {torch.get_num_threads()} threads")
+    listener.note(f"{name}, start: {start}, on {device}, {torch.get_num_threads()} threads")
 
     def tell(periods: "Sequence[Period]") -> None:
-        write_history(request.outdir / HISTORY, periods)
+        place.begin()  # a finished run that is gone through may come to another history
+        write_history(request.outdir, periods)
         listener.tell(periods[-1])
 
     return PretrainingRun(
-        device=place,
-        folder=request.outdir,
-        resume=request.resume,
+        device=device,
+        keeping=keeping(request, listener),
         own=own,
         facts={
             "backbone": name,
             # What they are, and not where they lie: a disk may be moved, and a folder be named from elsewhere.
             "start": content(weights)[:12] if weights else start,
-            "particles": digest(own.source.fingerprint())[:12] if own else "none",
+            "voxels": Boxes(source=own.source, workers=own.workers).fingerprint[:12] if own else "none",
         },
         yardsticks=request.yardsticks,
         track=listener.track,
         on_period=tell,
+        before_work=before_work(request, place, listener),
     )
 
 
@@ -213,11 +215,15 @@ def _read_own(request: PretrainRequest, workers: int, listener: Listener) -> "Ke
     import numpy as np
 
     from cryoclass.particles import read_particles
+    from cryoclass.sources import lost, too_many_lost
     from cryoclass.training.boxes import read_boxes
 
     table = read_particles(request.particles)
     source = open_source(table, request.boxes, request.cutting, request.box, listener)
     read = read_boxes(source, np.arange(len(table)), None, workers, listener.track)
+    problem = too_many_lost(lost(read.skipped), len(table), request.max_unreadable)
+    if problem is not None:
+        raise problem
     if not len(read.rows):
         raise UsageError(f"none of the {len(table)} particles of {request.particles} can be read.")
     listener.note(f"{len(read.rows)} of {len(table)} particles of {request.particles} take part")

@@ -11,8 +11,6 @@ from cryoclass.pretraining.loop import Pretrained
 from cryoclass.pretraining.retrieval import SNR
 from cryoclass.settings import Invention, Preparation, Pretraining
 
-HISTORY = "history.csv"
-
 
 def make_card(
     backbone: Backbone,
@@ -46,7 +44,6 @@ def make_card(
         versions=current_versions(),
         threads=torch.get_num_threads(),
         boxes=result.periods[-1].boxes,
-        seconds=round(sum(period.seconds for period in result.periods)),
         scores={
             "retrieval": round(result.retrieval, 4),
             "what": (

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -27,13 +27,26 @@ from cryoclass.progress import Track, silent
 from cryoclass.settings import Invention, Preparation, Pretraining, Yardsticks
 from cryoclass.simulation.species import describe
 from cryoclass.training.boxes import KeptBoxes
-from cryoclass.training.checkpoint import load_checkpoint, save_checkpoint
+from cryoclass.training.checkpoint import (
+    Keeper,
+    Keeping,
+    State,
+    check_optimizer,
+    check_random_state,
+    hold,
+    hold_that,
+    random_state,
+    read_records,
+    set_optimizer,
+    set_random_state,
+    space,
+)
 from cryoclass.training.loop import memory_explained
 
 WARM_UP = 0.03  # share of the steps in which the learning rate rises
 PERIODS = 40  # the history's lines, and checkpoints
 LONGEST = 1000  # steps of a period
-KEYS = {"backbone", "tasks", "optimizer", "records"}
+COPIES = 3  # of the weights in a checkpoint: as they are, and two moments of Adam
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +66,15 @@ class Period:
     describe: float
     contrast: float
     retrieval: float
-    seconds: float
-    drawing: float
+    seconds: float = field(compare=False)
+    drawing: float = field(compare=False)
 
 
 def _nobody(_periods: Sequence[Period]) -> None:
+    return
+
+
+def _there_is_space(_needed: int) -> None:
     return
 
 
@@ -69,30 +86,30 @@ class PretrainingRun:
     ----------
     device
         The CPU, or a CUDA device.
-    folder
-        Where ``checkpoint.pt`` is kept; nowhere where None.
-    resume
-        Go on from the checkpoint in ``folder``, if there is one.
+    keeping
+        Where checkpoints are kept; the run goes on from those that it finds there.
     own
         The user's unlabelled particles; a quarter of the species of each step are theirs then.
     facts
-        What else must be the same for the run to be resumed.
+        What else must be the same for the run to go on.
     yardsticks
         On how many species the run is measured.
     track
         Hears about the progress within a period.
     on_period
         Hears, after each, of all periods so far.
+    before_work
+        Hears, before the first step, how many bytes the run will write; may refuse.
     """
 
     device: torch.device
-    folder: Path | None = None
-    resume: bool = False
+    keeping: Keeping = Keeping()
     own: KeptBoxes | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
     yardsticks: Yardsticks = Yardsticks()
     track: Track = silent
     on_period: Callable[[Sequence[Period]], None] = _nobody
+    before_work: Callable[[int], None] = _there_is_space
 
 
 OWN_SHARE = 0.25
@@ -119,7 +136,44 @@ class _Bench:
     invention: Invention
     run: PretrainingRun
 
+    @property
+    def weights(self) -> State:
+        """Backbone and tasks by the name of each weight."""
+        return {"backbone": dict(self.backbone.state_dict()), "tasks": dict(self.tasks.state_dict())}
 
+
+@dataclass(kw_only=True)
+class _Progress:
+    """What changes from step to step beside the weights.
+
+    Attributes
+    ----------
+    records
+        Of the periods that are done.
+    step
+        How many steps are done.
+    losses
+        Sum of both losses over those of this period, (2,).
+    boxes
+        That a step shows.
+    seconds, drawing
+        That this period has taken, and the drawing of its boxes.
+    """
+
+    losses: Tensor
+    records: list[Period] = field(default_factory=list)
+    step: int = 0
+    boxes: int = 0
+    seconds: float = 0.0
+    drawing: float = 0.0
+
+    @property
+    def first(self) -> int:
+        """The first step of this period."""
+        return self.records[-1].step if self.records else 0
+
+
+@memory_explained("--batch-species")
 def teach_shape(
     backbone: Backbone,
     preparation: Preparation,
@@ -130,15 +184,15 @@ def teach_shape(
     """Teach a backbone, in place, what species are like, and which boxes show the same one.
 
     In the end it knows what it has learnt from (:attr:`cryoclass.backbones.spec.Backbone.facts`).
-    Every step is seeded on its own, by ``settings.seed`` and its number, so a resumed run gives what an unbroken one
-    gives, to the bit on a CPU with the same number of threads.
+    Every step is seeded on its own, by ``settings.seed`` and its number, so a run that was killed and goes on gives what an
+    unbroken one gives, to the bit on a CPU with the same number of threads.
 
     Raises
     ------
     CryoclassError
-        The loss is no longer a number, or the GPU has too little memory.
+        The loss is no longer a number, or there is too little memory.
     ModelError, UsageError
-        The checkpoint to resume from is damaged, or belongs to another run; or boxes do not suit each other or the species.
+        The checkpoints are damaged, or belong to another run; or boxes do not suit each other or the species.
     """
     _check_boxes(preparation, invention, run.own)
     torch.backends.cudnn.benchmark = True  # every step has the same shapes
@@ -159,26 +213,22 @@ def teach_shape(
         invention=invention,
         run=run,
     )
-    records = _resumed(bench)
+    run.before_work(_bytes_to_write(bench))
+    keeper = _keeper(bench)
+    progress = _resumed(bench, keeper)
     shown = held_out(invention, run.yardsticks).to(run.device)
-    done = records[-1].step if records else 0
-    while done < settings.steps:
-        steps = range(done, min(done + period_of(settings), settings.steps))
-        record = _learn(bench, steps, retrieval_on=lambda: retrieval(backbone, bench.preparer, shown))
-        if not math.isfinite(record.contrast + record.describe):
-            raise CryoclassError(
-                f"Pre-training failed before step {record.step}: the loss is no longer a number.",
-                "Use a lower --lr.",
-            )
-        records.append(record)
-        done = record.step
-        _save(bench, records)
-        run.on_period(records)
+    while progress.first < settings.steps:
+        _learn(bench, progress, keeper)
+        _close(bench, progress, lambda: retrieval(backbone, bench.preparer, shown))
+        keeper.save(_state(bench, progress))
+        run.on_period(progress.records)
+    if run.own is not None:
+        run.own.check_unchanged()
     backbone.facts = WeightFacts(learnt_from=_learnt_from(preparation, invention, run.own))
     if isinstance(backbone, Res32):
         sharpen(backbone, bench.preparer, invention, run.yardsticks, run.device, settings.steps)
     score = retrieval(backbone, bench.preparer, shown)
-    return Pretrained(periods=tuple(records), retrieval=score, yardsticks=run.yardsticks)
+    return Pretrained(periods=tuple(progress.records), retrieval=score, yardsticks=run.yardsticks)
 
 
 def _check_boxes(preparation: Preparation, invention: Invention, own: KeptBoxes | None) -> None:
@@ -205,35 +255,53 @@ def period_of(settings: Pretraining) -> int:
     return max(1, min(LONGEST, settings.steps // PERIODS))
 
 
-def _learn(bench: _Bench, steps: range, retrieval_on: Callable[[], float]) -> Period:
-    """Take some steps and say how it went."""
-    settings, run = bench.settings, bench.run
-    started, drawing = time.perf_counter(), 0.0
-    total = torch.zeros(2, device=run.device)
+def _learn(bench: _Bench, progress: _Progress, keeper: Keeper) -> None:
+    """Take the steps of a period, or those that a killed run has left."""
+    settings, before = bench.settings, progress.seconds
+    started = time.perf_counter()
+    last = min(progress.first + period_of(settings), settings.steps)
+    steps = range(progress.step, last)
     bench.backbone.train()
-    rate, boxes = settings.lr, 0
-    stream = run.track(_ahead(bench, steps), f"Step {steps[-1] + 1}/{settings.steps}", len(steps))
-    for step, shown in zip(steps, stream, strict=True):
-        rate = learning_rate(step / settings.steps, settings.lr)
-        bench.optimizer.param_groups[0]["lr"] = rate
-        total += _step(bench, shown)
-        boxes, drawing = len(shown.x), drawing + shown.seconds
-    snr = snr_at(steps[-1] / settings.steps, settings, bench.invention)
-    describe, contrast = (total / len(steps)).tolist()
+    stream = bench.run.track(_ahead(bench, steps), f"Step {last}/{settings.steps}", len(steps))
+    with keeper.between_steps(lambda: _state(bench, progress)) as step_is_done:
+        for shown in stream:
+            rate = learning_rate(progress.step / settings.steps, settings.lr)
+            bench.optimizer.param_groups[0]["lr"] = rate
+            progress.losses += _step(bench, shown)
+            progress.boxes, progress.drawing = len(shown.x), progress.drawing + shown.seconds
+            progress.seconds = before + time.perf_counter() - started
+            progress.step += 1
+            step_is_done()
+
+
+def _close(bench: _Bench, progress: _Progress, retrieval_on: Callable[[], float]) -> None:
+    """Write down how a period went, and begin the next one."""
+    started, settings = time.perf_counter(), bench.settings
+    last = (progress.step - 1) / settings.steps
+    snr = snr_at(last, settings, bench.invention)
+    describe, contrast = (progress.losses / (progress.step - progress.first)).tolist()
+    if not math.isfinite(contrast + describe):
+        raise CryoclassError(
+            f"Pre-training failed before step {progress.step}: the loss is no longer a number.",
+            "Use a lower --lr.",
+        )
     score = retrieval_on()
-    seconds = time.perf_counter() - started
-    return Period(
-        step=steps[-1] + 1,
-        boxes=boxes * (steps[-1] + 1),
-        lr=rate,
+    seconds = progress.seconds + time.perf_counter() - started
+    record = Period(
+        step=progress.step,
+        boxes=progress.boxes * progress.step,
+        lr=learning_rate(last, settings.lr),
         snr_low=snr[0],
         snr_high=snr[1],
         describe=describe,
         contrast=contrast,
         retrieval=score,
         seconds=seconds,
-        drawing=drawing / seconds,
+        drawing=progress.drawing / seconds,
     )
+    progress.records.append(record)
+    progress.losses.zero_()
+    progress.seconds = progress.drawing = 0.0
 
 
 class _Shown(NamedTuple):
@@ -251,6 +319,8 @@ class _Shown(NamedTuple):
 def _ahead(bench: _Bench, steps: range) -> Iterator[_Shown]:
     """Draw what each step shows, one step ahead of its use."""
     threads = torch.get_num_threads()  # a new thread would take as many as there are cores
+    if not steps:
+        return
     with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(threads,)) as drawer:
         coming = drawer.submit(_draw, bench, steps[0])
         for step in steps[1:]:
@@ -266,8 +336,7 @@ def _draw(bench: _Bench, step: int) -> _Shown:
     snr = snr_at(step / settings.steps, settings, bench.invention)
     seed = int(np.random.SeedSequence([settings.seed, step]).generate_state(1, np.uint64)[0] >> 1)
     generator = torch.Generator(run.device).manual_seed(seed)
-    with memory_explained("--batch-species"):
-        batch = draw_batch(settings.species, settings.views, snr, bench.invention, generator)
+    batch = draw_batch(settings.species, settings.views, snr, bench.invention, generator)
     x = bench.preparer(batch.boxes.flatten(0, 1))
     description = batch.description
     if run.own is not None:
@@ -284,14 +353,13 @@ def _draw(bench: _Bench, step: int) -> _Shown:
 def _step(bench: _Bench, shown: _Shown) -> Tensor:
     """Learn from one batch; return both losses, (2,)."""
     settings = bench.settings
-    with memory_explained("--batch-species"):
-        with computing_in(bench.run.device):
-            vectors = bench.backbone(shown.x.contiguous(memory_format=torch.channels_last_3d))
-        temperature = settings.temperature if settings.contrast else None
-        losses = bench.tasks(vectors.float(), shown.species, shown.description, temperature)
-        bench.optimizer.zero_grad()
-        (settings.describe * losses.describe + settings.contrast * losses.contrast).backward()
-        bench.optimizer.step()
+    with computing_in(bench.run.device):
+        vectors = bench.backbone(shown.x.contiguous(memory_format=torch.channels_last_3d))
+    temperature = settings.temperature if settings.contrast else None
+    losses = bench.tasks(vectors.float(), shown.species, shown.description, temperature)
+    bench.optimizer.zero_grad()
+    (settings.describe * losses.describe + settings.contrast * losses.contrast).backward()
+    bench.optimizer.step()
     return torch.stack(losses).detach()
 
 
@@ -316,33 +384,68 @@ def _spread(seed: int, invention: Invention, species: int) -> tuple[Tensor, Tens
 # ------------------------------------------------------------------------------------------ checkpoint
 
 
-def _save(bench: _Bench, records: list[Period]) -> None:
-    if bench.run.folder is not None:
-        state = {
-            "backbone": bench.backbone.state_dict(),
-            "tasks": bench.tasks.state_dict(),
-            "optimizer": bench.optimizer.state_dict(),
-            "records": [asdict(record) for record in records],
-        }
-        save_checkpoint(bench.run.folder, state, _settings(bench))
+def _state(bench: _Bench, progress: _Progress) -> State:
+    """Return what is saved between two steps."""
+    return {
+        **bench.weights,
+        "optimizer": bench.optimizer.state_dict()["state"],
+        "records": [asdict(record) for record in progress.records],
+        "step": progress.step,
+        "losses": progress.losses,
+        "boxes": progress.boxes,
+        "seconds": progress.seconds,
+        "drawing": progress.drawing,
+        "random": random_state(bench.run.device),
+    }
 
 
-def _resumed(bench: _Bench) -> list[Period]:
+def _check_state(state: State, bench: _Bench) -> None:
+    """Hold what was saved against what can go on from it; Misfit where it does not fit."""
+    numbers = {"step": int, "losses": torch.zeros(2), "boxes": int, "seconds": float, "drawing": float}
+    hold(state, {**bench.weights, "optimizer": dict, "records": list, **numbers, "random": dict})
+    check_optimizer(state["optimizer"], bench.optimizer)
+    check_random_state(state["random"])
+    steps, period = bench.settings.steps, period_of(bench.settings)
+    ends = [0, *(record.step for record in read_records(state["records"], Period))]
+    in_turn = all(now == min(before + period, steps) > before for before, now in pairwise(ends))
+    hold_that(in_turn, "the periods do not follow each other")
+    hold_that(ends[-1] <= state["step"] <= min(ends[-1] + period, steps), "its step is not of its period")
+    hold_that((state["boxes"] > 0) == (state["step"] > 0), "it does not say how many boxes were seen")
+
+
+def _resumed(bench: _Bench, keeper: Keeper) -> _Progress:
     """Bring everything to where the checkpoint left off; a new start where there is none."""
-    run = bench.run
-    if not run.resume or run.folder is None:
-        return []
-    state = load_checkpoint(run.folder, KEYS, _settings(bench))
-    if state is None:
-        return []
+    found = keeper.find(lambda state: _check_state(state, bench))
+    if found is None:
+        return _Progress(losses=torch.zeros(2, device=bench.run.device))
+    state, name = found
     bench.backbone.load_state_dict(state["backbone"])
     bench.tasks.load_state_dict(state["tasks"])
-    bench.optimizer.load_state_dict(state["optimizer"])
-    return [Period(**record) for record in state["records"]]
+    set_optimizer(bench.optimizer, state["optimizer"])
+    set_random_state(state["random"], bench.run.device)
+    bench.run.keeping.note(f"going on after step {state['step']} of {bench.settings.steps}, from {name}")
+    return _Progress(
+        losses=state["losses"].to(bench.run.device),
+        records=read_records(state["records"], Period),
+        **{name: state[name] for name in ("step", "boxes", "seconds", "drawing")},
+    )
+
+
+def _bytes_to_write(bench: _Bench) -> int:
+    folder = bench.run.keeping.folder
+    weights, tasks = (sum(v.nbytes for v in part.values()) for part in bench.weights.values())
+    return 0 if folder is None else space(COPIES * (weights + tasks), folder) + weights
+
+
+def _keeper(bench: _Bench) -> Keeper:
+    """Return what keeps the states of a run, and knows it by its settings."""
+    return Keeper(
+        keeping=bench.run.keeping, settings=_settings(bench), place={"device": str(bench.run.device)}
+    )
 
 
 def _settings(bench: _Bench) -> dict[str, str]:
-    """Return what must be the same for a run to be resumed, in words."""
+    """Return what must be the same for a run to go on, in words."""
     own = bench.run.own
     facts = {**bench.settings.to_dict(), **bench.invention.to_dict(), **bench.run.facts}
     return {

@@ -13,7 +13,7 @@ from torch import Tensor
 from cryoclass.errors import VolumeError
 from cryoclass.machine import available_memory
 from cryoclass.progress import Track
-from cryoclass.sources import Source, fastest_order, read_many
+from cryoclass.sources import Source, check_unchanged, fastest_order, read_many
 
 MEMORY_SHARE = 0.25  # of the available memory that voxels may take
 
@@ -34,6 +34,8 @@ class KeptBoxes:
         All voxels, (n, D, H, W); None where they do not fit into memory.
     workers
         Threads that read.
+    before
+        What the source said of itself before it was read.
     """
 
     source: Source
@@ -41,6 +43,18 @@ class KeptBoxes:
     skipped: dict[int, str]
     stack: Tensor | None
     workers: int = 1
+    before: str = ""
+
+    def check_unchanged(self) -> None:
+        """Hold that boxes which were read again and again stayed the same; those in memory did.
+
+        Raises
+        ------
+        ChangedError
+            A file was replaced, cut short or removed.
+        """
+        if self.stack is None:
+            check_unchanged(self.source, self.before)
 
     def read(self, places: Tensor) -> Tensor:
         """Return the voxels (b, D, H, W) of the particles at ``places`` (b,) of ``rows``."""
@@ -89,7 +103,13 @@ def read_boxes(
         Threads that read.
     track
         Hears about the progress.
+
+    Raises
+    ------
+    ChangedError
+        A file changed meanwhile.
     """
+    before = source.fingerprint()
     budget = memory if memory is not None else int(MEMORY_SHARE * available_memory())
     shape = (len(rows), source.box, source.box, source.box)
     stack = np.empty(shape, np.float32) if 4 * math.prod(shape) <= budget else None
@@ -103,6 +123,7 @@ def read_boxes(
         if stack is not None:
             stack[len(good)] = box
         good.append(row)
+    check_unchanged(source, before)
     kept = None if stack is None else torch.from_numpy(stack[: len(good)])
     return KeptBoxes(
         source=source,
@@ -110,4 +131,5 @@ def read_boxes(
         skipped=skipped,
         stack=kept,
         workers=workers,
+        before=before,
     )

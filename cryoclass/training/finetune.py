@@ -20,8 +20,9 @@ from cryoclass.settings import Recipe, Start, Training
 from cryoclass.tasks import CLASSIFY
 from cryoclass.training.frozen import fit_frozen
 from cryoclass.training.history import HeadRecord, History
-from cryoclass.training.loop import LabelledBoxes, Run, fit
+from cryoclass.training.loop import LabelledBoxes, Run, bytes_to_write, fit
 from cryoclass.training.recipes import recipe as named_recipe
+from cryoclass.training.recipes import what_counts
 from cryoclass.training.splits import PARTS
 from cryoclass.volumes.contrast import Contrast
 
@@ -121,6 +122,7 @@ def train(examples: LabelledBoxes, contrast: Contrast, recipe: Recipe, start: St
     recipe = recipe.replace(preparation=prepared)
     classifier = _network(examples, recipe, start, run)
     run = replace(run, facts={**run.facts, **_content_of(start)})
+    run.before_work(bytes_to_write(classifier, examples, recipe, run))
     fitting = fit_frozen if recipe.freeze else fit
     history = fitting(classifier, examples, recipe, run)
     metrics = _score(history, examples)
@@ -228,20 +230,12 @@ def _training_facts(
     return {
         "counts": {part: int((examples.parts == part).sum()) for part in PARTS},
         "start": start.to_dict(),
-        "recipe": _used(recipe),
+        "recipe": what_counts(recipe),
         "seed": run.seed,
         "device": str(run.device),
         **_course(history),
         "unreadable": len(history.skipped),
     }
-
-
-def _used(recipe: Recipe) -> dict[str, Any]:
-    """Return what counts of a recipe: little where the head alone is fitted."""
-    everything = recipe.to_dict()
-    if not recipe.freeze:
-        return everything
-    return {name: everything[name] for name in ("name", "freeze", "batch_size", "preparation")}
 
 
 def _course(history: History) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from cryoclass.classifier import Classifier
 from cryoclass.embedding import Vectors, fit_space
@@ -17,15 +18,26 @@ from cryoclass.settings import Recipe
 from cryoclass.tasks import CLASSIFY
 from cryoclass.training.head import FREEDOM, Head, fit_head
 from cryoclass.training.history import HeadRecord, History, rank
-from cryoclass.training.loop import LabelledBoxes, Run, embed_boxes, read_labelled, to_device
+from cryoclass.training.loop import (
+    Embedding,
+    LabelledBoxes,
+    Run,
+    embed_boxes,
+    keeper_of,
+    memory_explained,
+    read_labelled,
+    to_device,
+)
+from cryoclass.training.state import EMBEDDED, check_embedded
 
 FREEDOMS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)  # the simplest head first
 
 
+@memory_explained()
 def fit_frozen(classifier: Classifier, examples: LabelledBoxes, recipe: Recipe, run: Run) -> History:
     """Fit the head of ``classifier`` in place; it ends with the freedom that has the best validation AUC.
 
-    Nothing is kept to be resumed: an interrupted run is done again.
+    What the backbone says is kept, and a run that was killed goes on with the particles that are left.
 
     Parameters
     ----------
@@ -40,12 +52,17 @@ def fit_frozen(classifier: Classifier, examples: LabelledBoxes, recipe: Recipe, 
     ------
     ParticleError
         Too few particles can be read, or what the backbone says of one is not finite.
+    ModelError, UsageError
+        The checkpoints are damaged, or belong to another run.
     CryoclassError
-        The GPU has too little memory.
+        There is too little memory.
     """
     boxes = read_labelled(examples, run)
     to_device(classifier, run.device)
-    embedding = embed_boxes(classifier, boxes, recipe, run)
+    keeper = keeper_of(examples, boxes, recipe, run)
+    work = Embedding(classifier=classifier, boxes=boxes, recipe=recipe, run=run, keeper=keeper)
+    embedding = embed_boxes(work, _embedded(work))
+    boxes.check_unchanged()
     parts, targets = examples.parts[boxes.rows], examples.labels[boxes.rows].astype(np.int64)
     space = fit_space(embedding[parts == "train"], natural_units=classifier.backbone.facts.natural_units)
     seen = _Seen(features=space.place(embedding), targets=targets, parts=parts, classes=examples.classes)
@@ -60,6 +77,17 @@ def fit_frozen(classifier: Classifier, examples: LabelledBoxes, recipe: Recipe, 
         rows=boxes.rows[held_out],
         said={"probabilities": best.probabilities(seen.features[held_out])},
     )
+
+
+def _embedded(work: Embedding) -> list[Tensor]:
+    """Return what a killed run has embedded, whole batches of the first particles."""
+    count, width = len(work.boxes.rows), work.classifier.backbone.width
+    found = work.keeper.find(lambda state: check_embedded(state, width, count, work.recipe.batch_size))
+    if found is None:
+        return []
+    state, name = found
+    work.run.keeping.note(f"going on after {len(state[EMBEDDED])} of {count} embedded particles, from {name}")
+    return [state[EMBEDDED]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

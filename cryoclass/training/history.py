@@ -1,7 +1,7 @@
 """What a training did, line by line: epochs of a whole network, or freedoms of a head that was fitted alone."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -16,7 +16,8 @@ class EpochRecord:
 
     ``epoch`` counts from 1; 0 is the head fitted alone, in recipes that do so first.
 
-    ``val_auc`` is the macro one-against-rest area; None where validation holds one class only.
+    ``val_auc`` is the macro one-against-rest area; None where validation holds one class only. ``seconds`` plays no part in
+    comparisons: two runs that did the same may take longer or shorter.
     """
 
     kind: ClassVar[str] = "epoch"
@@ -27,8 +28,8 @@ class EpochRecord:
     val_loss: float
     val_accuracy: float
     val_auc: float | None
-    seconds: float
     best: bool
+    seconds: float = field(compare=False)
 
     @property
     def at(self) -> float:
@@ -51,8 +52,8 @@ class HeadRecord:
     val_loss: float
     val_accuracy: float
     val_auc: float | None
-    seconds: float
     best: bool
+    seconds: float = field(compare=False)
 
     @property
     def at(self) -> float:

@@ -1,12 +1,10 @@
 """The training loop, read from top to bottom: :func:`fit` over epochs, :func:`_train` over batches."""
 
 import hashlib
-import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,21 +15,21 @@ from torch import Tensor, nn
 from cryoclass.classifier import Classifier
 from cryoclass.embedding import Vectors, fit_space
 from cryoclass.errors import CryoclassError, ParticleError
-from cryoclass.machine import computing_in
+from cryoclass.machine import computing_in, short_of_memory
 from cryoclass.preparation import Preparer
 from cryoclass.progress import Track, silent
 from cryoclass.settings import Recipe
-from cryoclass.sources import Source
+from cryoclass.sources import Source, lost, too_many_lost
 from cryoclass.tasks import CLASSIFY, Said, Task
 from cryoclass.training.augmentation import draw, resample
 from cryoclass.training.boxes import KeptBoxes, read_boxes
-from cryoclass.training.checkpoint import load_checkpoint, save_checkpoint
+from cryoclass.training.checkpoint import Keeper, Keeping, State, space
 from cryoclass.training.head import fit_head
 from cryoclass.training.history import EpochRecord, Hear, History, Record, rank
-from cryoclass.training.recipes import learning_rate
+from cryoclass.training.recipes import learning_rate, what_counts
+from cryoclass.training.state import EMBEDDED, Epoch, Progress, check_embedded, check_state
 
-Weights = dict[str, Tensor]
-KEYS = {"classifier", "optimizer", "records", "best"}  # of a checkpoint
+COPIES = 4  # of the weights in a checkpoint: as they are, two moments of Adam, and the best ones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +58,10 @@ def _nobody(_record: Record) -> None:
     return
 
 
+def _there_is_space(_needed: int) -> None:
+    return
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """How and where to train.
@@ -70,10 +72,8 @@ class Run:
         The CPU, or a CUDA device.
     seed
         The same seed gives the same weights on the CPU.
-    folder
-        Where ``checkpoint.pt`` is kept; nowhere where None.
-    resume
-        Go on from the checkpoint in ``folder``, if there is one.
+    keeping
+        Where checkpoints are kept; the run goes on from those that it finds there.
     keep_last
         End with the last epoch, not the best one: for those who have no particles to choose by.
     memory
@@ -81,35 +81,47 @@ class Run:
     workers
         Threads that read.
     facts
-        What else must be the same for the run to be resumed: where boxes come from and how they are cut.
+        What else must be the same for the run to go on: where boxes come from and how they are cut.
     track, on_record
         Hear about the progress within each epoch, and of each line of the history.
+    max_unreadable
+        Which share of the labelled particles may be unreadable.
+    before_work
+        Hears, before boxes are read, how many bytes the run will write; may refuse.
     """
 
     device: torch.device
     seed: int = 0
-    folder: Path | None = None
-    resume: bool = False
+    keeping: Keeping = Keeping()
     keep_last: bool = False
     memory: int | None = None
     workers: int = 1
     facts: Mapping[str, object] = field(default_factory=dict)
     track: Track = silent
     on_record: Hear = _nobody
+    before_work: Callable[[int], None] = _there_is_space
+    max_unreadable: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Bench:
-    """What every step of the work needs; ``targets`` (n, ...) of each task belong to the particles of ``boxes``, ``labels`` to all rows."""
+class Embedding:
+    """What it takes to embed particles."""
 
     classifier: Classifier
-    preparer: Preparer
     boxes: KeptBoxes
+    recipe: Recipe
+    run: Run
+    keeper: Keeper
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Bench(Embedding):
+    """What every step of the work needs; ``targets`` (n, ...) of each task belong to the particles of ``boxes``, ``labels`` to all rows."""
+
+    preparer: Preparer
     targets: Mapping[str, Tensor]
     labels: NDArray[np.integer]
     classes: tuple[str, ...]
-    recipe: Recipe
-    run: Run
 
     @property
     def first(self) -> Task:
@@ -117,32 +129,37 @@ class _Bench:
         return self.classifier.tasks[0]
 
 
-@dataclass(kw_only=True)
-class _Progress:
-    """What changes from epoch to epoch beside the classifier and the optimizer."""
+@contextmanager
+def memory_explained(batch_option: str = "--batch-size") -> Iterator[None]:
+    """Turn a lack of memory, of a GPU or of the computer, into an error that says the way out."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        short = short_of_memory(error)
+        if not short:
+            raise
+        other = "--device cpu" if short == "GPU" else "a computer with more memory"
+        raise CryoclassError(
+            f"The {short} has too little memory for this batch.",
+            f"Use a smaller {batch_option} or --input-size, or {other}.",
+        ) from error
 
-    records: list[EpochRecord] = field(default_factory=list)
-    best: Weights = field(default_factory=dict)
 
-    @property
-    def best_rank(self) -> tuple[float, ...]:
-        return max(map(rank, self.records), default=(0.0, -math.inf))
-
-
+@memory_explained()
 def fit(classifier: Classifier, examples: LabelledBoxes, recipe: Recipe, run: Run) -> History:
     """Train ``classifier`` in place; it ends with the weights of the epoch with the best validation AUC, or the last.
 
-    Every epoch is seeded on its own, by ``run.seed`` and its number, so that a resumed run needs no old generators.
-    Dropout draws from torch's global generator, which is seeded as well.
+    Every epoch is seeded on its own, by ``run.seed`` and its number. Dropout draws from torch's global generator, which is
+    seeded as well. A run that was killed goes on after its last saved step, with the generators as they were there.
 
     Raises
     ------
     ParticleError
         Too few particles can be read.
     ModelError, UsageError
-        The checkpoint to resume from is damaged, or belongs to another run.
+        The checkpoints are damaged, or belong to another run.
     CryoclassError
-        The loss is no longer a number, or the GPU has too little memory.
+        The loss is no longer a number, or there is too little memory.
     """
     boxes = read_labelled(examples, run)
     parts = examples.parts[boxes.rows]
@@ -160,20 +177,35 @@ def fit(classifier: Classifier, examples: LabelledBoxes, recipe: Recipe, run: Ru
         classes=examples.classes,
         recipe=recipe,
         run=run,
+        keeper=keeper_of(examples, boxes, recipe, run),
     )
-    settings = _settings(classifier, examples, boxes, recipe, run)
-    progress = _resumed(classifier, optimizer, settings, run)
+    progress = Progress(classifier=classifier, optimizer=optimizer, device=run.device)
+    _go_on(bench, progress, len(train))
     if recipe.head_first and not progress.records:
-        _keep(bench, progress, val, _start_head(bench, train))
-        run.on_record(progress.records[-1])
-    last = progress.records[-1].epoch if progress.records else 0
-    for epoch in range(last, recipe.epochs):
-        _keep(bench, progress, val, _train(bench, optimizer, train, epoch))
-        _save(classifier, optimizer, progress, settings, run)
-        run.on_record(progress.records[-1])
+        _keep(bench, progress, val, _start_head(bench, progress, train))
+    while progress.done < recipe.epochs:
+        _keep(bench, progress, val, _train(bench, progress, train))
+    boxes.check_unchanged()
 
     classifier.load_state_dict(progress.best)
     return _history(bench, progress, np.flatnonzero(parts != "train"))
+
+
+def _go_on(bench: _Bench, progress: Progress, train_count: int) -> None:
+    """Bring everything to where the checkpoint left off; a new start where there is none."""
+    classifier, boxes, recipe = bench.classifier, bench.boxes, bench.recipe
+
+    def check(state: State) -> None:
+        if EMBEDDED in state and recipe.head_first:
+            check_embedded(state, classifier.backbone.width, len(boxes.rows), recipe.batch_size)
+        else:
+            check_state(state, progress, recipe, train_count)
+
+    found = bench.keeper.find(check)
+    if found is not None:
+        state, name = found
+        progress.go_on(state)
+        bench.run.keeping.note(f"going on {progress.in_words(recipe)}, from {name}")
 
 
 def read_labelled(examples: LabelledBoxes, run: Run) -> KeptBoxes:
@@ -182,10 +214,15 @@ def read_labelled(examples: LabelledBoxes, run: Run) -> KeptBoxes:
     Raises
     ------
     ParticleError
-        Too few can.
+        Too few can, or too many cannot.
+    ChangedError
+        A file changed meanwhile.
     """
     labelled = np.flatnonzero((examples.labels >= 0) & (examples.parts != ""))
     boxes = read_boxes(examples.source, labelled, run.memory, run.workers, run.track)
+    problem = too_many_lost(lost(boxes.skipped), len(labelled), run.max_unreadable)
+    if problem is not None:
+        raise problem
     _check_enough(examples, boxes)
     return boxes
 
@@ -197,18 +234,19 @@ def to_device(classifier: Classifier, device: torch.device) -> None:
         classifier.to(memory_format=torch.channels_last_3d)  # tensor cores; on a CPU it slows the way back
 
 
-class _Epoch(NamedTuple):
-    """What an epoch did, before it is scored: its number, mean loss, last learning rate, and when it began."""
+class _Done(NamedTuple):
+    """What an epoch did, before it is scored: its number, mean loss, last learning rate, and the seconds that it took."""
 
     epoch: int
     loss: float
     rate: float
-    started: float
+    seconds: float
 
 
-def _keep(bench: _Bench, progress: _Progress, val: NDArray[np.int64], done: _Epoch) -> None:
+def _keep(bench: _Bench, progress: Progress, val: NDArray[np.int64], done: _Done) -> None:
     """Score an epoch on the validation particles, write it down, and keep its weights where they are the best so far."""
-    said = _predict(bench, val)
+    started = time.perf_counter()
+    said = _predict(bench, progress, val)
     _check_finite(said, done)
     metrics = bench.first.score(said, bench.labels[bench.boxes.rows[val]], bench.classes)
     record = EpochRecord(
@@ -218,16 +256,19 @@ def _keep(bench: _Bench, progress: _Progress, val: NDArray[np.int64], done: _Epo
         val_loss=metrics.log_loss,
         val_accuracy=metrics.accuracy,
         val_auc=metrics.auc,
-        seconds=time.perf_counter() - done.started,
+        seconds=done.seconds + time.perf_counter() - started,
         best=False,
     )
     record = replace(
         record, best=bench.run.keep_last or rank(record) >= progress.best_rank
     )  # the later of equals
     progress.records.append(record)
+    progress.epoch = None
     if record.best:
         weights = bench.classifier.state_dict()
         progress.best = {name: value.detach().cpu().clone() for name, value in weights.items()}
+    bench.keeper.save(progress.state())
+    bench.run.on_record(record)
 
 
 def _optimizer(classifier: Classifier, recipe: Recipe) -> torch.optim.Optimizer:
@@ -236,42 +277,56 @@ def _optimizer(classifier: Classifier, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
 
 
-def _start_head(bench: _Bench, train: NDArray[np.int64]) -> _Epoch:
+def _start_head(bench: _Bench, progress: Progress, train: NDArray[np.int64]) -> _Done:
     """Fit the head to the embeddings of the backbone as it is; epoch 0, and the best one where no later one is better."""
     started = time.perf_counter()
     classifier = bench.classifier
-    embedding = embed_boxes(classifier, bench.boxes, bench.recipe, bench.run)[train]
+    embedding = embed_boxes(bench, progress.embedded)[train]
     space = fit_space(embedding, natural_units=classifier.backbone.facts.natural_units)
     features, targets = space.place(embedding), bench.targets[CLASSIFY.name].cpu().numpy()[train]
     head = fit_head(features, targets)
     head.write_to(classifier.head, space)
-    return _Epoch(0, head.loss(features, targets), 0.0, started)
+    progress.embedded = []
+    return _Done(0, head.loss(features, targets), 0.0, time.perf_counter() - started)
 
 
-def _train(bench: _Bench, optimizer: torch.optim.Optimizer, train: NDArray[np.int64], epoch: int) -> _Epoch:
-    """Show every training particle once."""
-    started = time.perf_counter()
-    classifier, boxes, recipe, run = bench.classifier, bench.boxes, bench.recipe, bench.run
-    generator = _seed(run.seed, epoch)
-    total, rate = torch.zeros((), device=run.device), recipe.lr
+def _train(bench: _Bench, progress: Progress, train: NDArray[np.int64]) -> _Done:
+    """Show every training particle once, or those that a killed run has left."""
+    classifier, recipe, run = bench.classifier, bench.recipe, bench.run
+    epoch = progress.begin(train, recipe, run.seed)
     classifier.train()
     if recipe.freeze_norm:
         _hold_statistics(classifier)
-    batches = _batches(train, recipe.batch_size, generator)
-    stream = run.track(boxes.stream(batches), f"Epoch {epoch + 1}/{recipe.epochs}", len(train), _size)
-    for step, (places, raw) in enumerate(stream):
-        rate = learning_rate(recipe, epoch + step / len(batches))
-        optimizer.param_groups[0]["lr"] = rate
-        with memory_explained():
-            x = raw.to(run.device, non_blocking=True)
-            drawn = draw(len(places), recipe.augmentation, generator)
-            x = resample(bench.preparer.grey(x), drawn, recipe.preparation)  # (b, 1, d, h, w)
-            loss = _loss(bench, _say(bench, x), places.to(run.device))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        total += loss.detach() * len(places)
-    return _Epoch(epoch + 1, float(total) / len(train), rate, started)
+    left = epoch.batches[epoch.step :]
+    name = f"Epoch {epoch.number + 1}/{recipe.epochs}"
+    stream = run.track(bench.boxes.stream(left), name, sum(map(len, left)), _size)
+    with bench.keeper.between_steps(progress.state) as step_is_done:
+        for places, raw in stream:
+            progress.optimizer.param_groups[0]["lr"] = _rate(recipe, epoch, epoch.step)
+            epoch.total += _step(bench, progress.optimizer, epoch, places, raw) * len(places)
+            epoch.step += 1
+            step_is_done()
+    rate = _rate(recipe, epoch, len(epoch.batches) - 1)
+    return _Done(epoch.number + 1, float(epoch.total) / len(train), rate, epoch.seconds)
+
+
+def _rate(recipe: Recipe, epoch: Epoch, step: int) -> float:
+    return learning_rate(recipe, epoch.number + step / len(epoch.batches))
+
+
+def _step(
+    bench: _Bench, optimizer: torch.optim.Optimizer, epoch: Epoch, places: Tensor, raw: Tensor
+) -> Tensor:
+    """Learn from one batch, the voxels (b, D, H, W) of the particles at ``places`` (b,); return its mean loss."""
+    device, recipe = bench.run.device, bench.recipe
+    x = raw.to(device, non_blocking=True)
+    drawn = draw(len(places), recipe.augmentation, epoch.generator)
+    x = resample(bench.preparer.grey(x), drawn, recipe.preparation)  # (b, 1, d, h, w)
+    loss = _loss(bench, _say(bench, x), places.to(device))
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
 
 
 def _say(bench: _Bench, x: Tensor) -> Said:
@@ -289,56 +344,56 @@ def _loss(bench: _Bench, said: Said, places: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _predict(bench: _Bench, places: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
+def _predict(bench: _Bench, progress: Progress, places: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
     """Return the named outputs (m, ...) of the particles at ``places`` (m,) of the boxes."""
     bench.classifier.eval()
     batches = torch.from_numpy(places).split(bench.recipe.batch_size)
     chunks: list[Said] = []
-    for _, raw in bench.boxes.stream(batches):
-        with memory_explained():
+    with bench.keeper.between_steps(progress.state, timed=False) as batch_is_done:
+        for _, raw in bench.boxes.stream(batches):
             said = _say(bench, bench.preparer(raw.to(bench.run.device, non_blocking=True)))
             chunks.append({name: value.cpu() for name, value in bench.classifier.finish(said).items()})
+            batch_is_done()
     return {name: torch.cat([chunk[name] for chunk in chunks]).numpy() for name in chunks[0]}
 
 
 @torch.no_grad()
-def embed_boxes(classifier: Classifier, boxes: KeptBoxes, recipe: Recipe, run: Run) -> Vectors:
-    """Return what the backbone says of every particle (n, E), each shown once and unchanged."""
-    classifier.eval()
-    preparer, chunks = Preparer(recipe.preparation).to(run.device), []
-    batches = torch.arange(len(boxes.rows)).split(recipe.batch_size)
-    stream = run.track(boxes.stream(batches), "Embedding", len(boxes.rows), _size)
-    for _, raw in stream:
-        with memory_explained(), computing_in(run.device):
-            x = preparer(raw.to(run.device, non_blocking=True))
-            chunks.append(classifier.backbone(x).float().cpu())
-    return torch.cat(chunks).numpy()
+def embed_boxes(work: Embedding, chunks: list[Tensor]) -> Vectors:
+    """Return what the backbone says of every particle (n, E), each shown once and unchanged.
+
+    Parameters
+    ----------
+    work
+        Network, boxes, and what keeps what it says.
+    chunks
+        What it has said of the first particles, whole batches of them; the rest is added.
+    """
+    classifier, boxes, run = work.classifier.eval(), work.boxes, work.run
+    preparer, done = Preparer(work.recipe.preparation).to(run.device), sum(map(len, chunks))
+    batches = (
+        torch.arange(done, len(boxes.rows)).split(work.recipe.batch_size) if done < len(boxes.rows) else ()
+    )
+    stream = run.track(boxes.stream(batches), "Embedding", len(boxes.rows) - done, _size)
+    with work.keeper.between_steps(lambda: {EMBEDDED: torch.cat(chunks)}) as batch_is_done:
+        for _, raw in stream:
+            with computing_in(run.device):
+                x = preparer(raw.to(run.device, non_blocking=True))
+                chunks.append(classifier.backbone(x).float().cpu())
+            batch_is_done()
+    embedded = torch.cat(chunks)
+    if done < len(embedded):
+        work.keeper.save({EMBEDDED: embedded})
+    return embedded.numpy()
 
 
-def _history(bench: _Bench, progress: _Progress, held_out: NDArray[np.int64]) -> History:
+def _history(bench: _Bench, progress: Progress, held_out: NDArray[np.int64]) -> History:
     held_out = held_out[np.argsort(bench.boxes.rows[held_out])]
     return History(
         records=tuple(progress.records),
         skipped=bench.boxes.skipped,
         rows=bench.boxes.rows[held_out],
-        said=_predict(bench, held_out),
+        said=_predict(bench, progress, held_out),
     )
-
-
-def _seed(seed: int, epoch: int) -> torch.Generator:
-    """Seed torch for one epoch, and return a generator of its own for the order and the augmentation."""
-    first, second = np.random.SeedSequence([seed, epoch]).generate_state(2)
-    torch.manual_seed(int(first))
-    return torch.Generator().manual_seed(int(second))
-
-
-def _batches(places: NDArray[np.int64], size: int, generator: torch.Generator) -> list[Tensor]:
-    """Return shuffled batches; a lone last particle joins the batch before, since BatchNorm needs two."""
-    order = torch.from_numpy(places)[torch.randperm(len(places), generator=generator)]
-    batches = list(order.split(size))
-    if len(batches) > 1 and len(batches[-1]) == 1:
-        batches[-2:] = [torch.cat(batches[-2:])]
-    return batches
 
 
 def _hold_statistics(classifier: Classifier) -> None:
@@ -352,19 +407,7 @@ def _size(batch: tuple[Tensor, Tensor]) -> int:
     return len(batch[0])
 
 
-@contextmanager
-def memory_explained(batch_option: str = "--batch-size") -> Iterator[None]:
-    """Turn a GPU's lack of memory into an error that says the way out."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise CryoclassError(
-            "The GPU has too little memory for this batch.",
-            f"Use a smaller {batch_option} or --input-size, or --device cpu.",
-        ) from error
-
-
-def _check_finite(said: Mapping[str, NDArray[np.float32]], done: _Epoch) -> None:
+def _check_finite(said: Mapping[str, NDArray[np.float32]], done: _Done) -> None:
     if not (np.isfinite(done.loss) and all(np.isfinite(value).all() for value in said.values())):
         raise CryoclassError(
             f"Training failed in epoch {done.epoch}: the loss or an output is no longer a number "
@@ -391,49 +434,31 @@ def _check_enough(examples: LabelledBoxes, boxes: KeptBoxes) -> None:
 # ------------------------------------------------------------------------------------------ checkpoint
 
 
-def _settings(
-    classifier: Classifier, examples: LabelledBoxes, boxes: KeptBoxes, recipe: Recipe, run: Run
-) -> dict[str, str]:
-    """Return what must be the same for a run to be resumed, in words."""
+def keeper_of(examples: LabelledBoxes, boxes: KeptBoxes, recipe: Recipe, run: Run) -> Keeper:
+    """Return what keeps the states of a run; it knows the run by its settings and by the content of its particles."""
     particles = hashlib.sha256(boxes.rows.tobytes())
     particles.update(examples.labels[boxes.rows].astype(np.int64).tobytes())
     particles.update("".join(examples.parts[boxes.rows]).encode())
-    return {
-        **{name: str(value) for name, value in recipe.to_dict().items()},
-        "weights": str(sum(weight.numel() for weight in classifier.parameters())),
-        "seed": str(run.seed),
-        "keep_last": str(run.keep_last),
+    settings = {
+        **what_counts(recipe),
+        "seed": run.seed,
+        "keep_last": run.keep_last,
         "classes": ", ".join(examples.classes),
-        "boxes": f"{examples.source.box} pixels of {examples.source.angpix:.4g} A",
-        **{name: str(value) for name, value in run.facts.items()},
+        "boxes": f"{examples.source.box} pixels of {examples.source.angpix:.9g} A",
+        **run.facts,
         "particles": particles.hexdigest()[:12],
     }
+    words = {name: str(value) for name, value in settings.items()}
+    return Keeper(keeping=run.keeping, settings=words, place={"device": str(run.device)})
 
 
-def _save(
-    classifier: Classifier,
-    optimizer: torch.optim.Optimizer,
-    progress: _Progress,
-    settings: dict[str, str],
-    run: Run,
-) -> None:
-    if run.folder is not None:
-        state = {
-            "classifier": classifier.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "records": [asdict(record) for record in progress.records],
-            "best": progress.best,
-        }
-        save_checkpoint(run.folder, state, settings)
-
-
-def _resumed(
-    classifier: Classifier, optimizer: torch.optim.Optimizer, settings: dict[str, str], run: Run
-) -> _Progress:
-    """Bring classifier and optimizer to where the checkpoint left off; a new start where there is none."""
-    state = load_checkpoint(run.folder, KEYS, settings) if run.resume and run.folder is not None else None
-    if state is None:
-        return _Progress()
-    classifier.load_state_dict(state["classifier"])
-    optimizer.load_state_dict(state["optimizer"])
-    return _Progress(records=[EpochRecord(**record) for record in state["records"]], best=state["best"])
+def bytes_to_write(classifier: Classifier, examples: LabelledBoxes, recipe: Recipe, run: Run) -> int:
+    """Return what a run will write at most: its checkpoints and the weights."""
+    if run.keeping.folder is None:
+        return 0
+    weights: int = sum(value.nbytes for value in classifier.state_dict().values())
+    embedded = 4 * int((examples.parts != "").sum()) * classifier.backbone.width
+    state = max(
+        0 if recipe.freeze else COPIES * weights, embedded if recipe.freeze or recipe.head_first else 0
+    )
+    return space(state, run.keeping.folder) + weights

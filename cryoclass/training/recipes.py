@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from cryoclass.errors import UsageError
 from cryoclass.settings import Augmentation, Preparation, Recipe
@@ -63,6 +63,14 @@ def recipe(name: str, start: Literal["pretrained", "random"]) -> Recipe:
             f"There is no recipe {name!r}; the recipes are {', '.join(RECIPES)}.", f"Use --recipe {nearest}."
         )
     return RECIPES[name][start]
+
+
+def what_counts(recipe: Recipe) -> dict[str, Any]:
+    """Return the settings that count of a recipe: little where the head alone is fitted."""
+    everything = recipe.to_dict()
+    if not recipe.freeze:
+        return everything
+    return {name: everything[name] for name in ("name", "freeze", "batch_size", "preparation")}
 
 
 def learning_rate(recipe: Recipe, epochs_done: float) -> float:
