@@ -59,6 +59,9 @@ class Toys:
     def read(self, index):
         return self.voxels[index]
 
+    def fingerprint(self):
+        return "toys"
+
 
 @pytest.fixture(scope="module")
 def examples():

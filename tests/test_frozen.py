@@ -71,6 +71,9 @@ class Toys:
     def read(self, index):
         return self.voxels[index]
 
+    def fingerprint(self):
+        return "toys"
+
 
 def labelled(toys):
     parts = np.array(["train", "train", "train", "val", "test"])[np.arange(len(toys)) // 2 % 5]
