@@ -601,7 +601,7 @@ def test_a_signal_within_a_period_ends_it_after_its_step_and_the_run_goes_on_to_
 def test_a_disk_that_is_too_small_is_told_before_the_first_step(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=10**6)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(OutputError, match="1 MB free in .*to be written") as raised:
+    with pytest.raises(OutputError, match=r"1 MB free in .*to be written") as raised:
         pretrain(short(tmp_path / "P"))
     assert "--outdir" in raised.value.hint
     assert not (tmp_path / "P").exists()
