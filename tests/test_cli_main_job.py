@@ -280,7 +280,7 @@ def test_resume_gives_the_model_of_an_unbroken_run(cryoclass, console_script, tr
         assert names(Path("F")) <= {"checkpoint.pt", "checkpoint-1.pt"}
     ran = cryoclass(*argv, "-o", "F")
     assert ran.status == 0, ran.err
-    first = re.search(r"epoch +(\d+)", ran.err)
+    first = re.search(r"^epoch +(\d+)", ran.err, re.MULTILINE)
     assert first is not None
     assert int(first[1]) > 1, "it began anew instead of going on"
     unbroken = trained.model / "model.safetensors"

@@ -134,3 +134,10 @@ def test_a_foreign_model_is_refused(tmp_path, metadata, message):
 def test_a_batch_that_cannot_be_computed_is_said(onnx_file):
     with pytest.raises(ModelError, match="A batch of 2 boxes of 3x3 voxels could not be computed"):
         OnnxEngine(onnx_file, "cpu").run(voxels(2, 3, 3))
+
+
+def test_a_lack_of_memory_on_a_cpu_is_said(folder):
+    endless = np.broadcast_to(np.zeros((1, 8, 8, 8), np.float32), (10**13, 8, 8, 8))
+    with pytest.raises(ModelError, match="could not be computed on cpu") as raised:
+        torch_engine(folder).run(endless)
+    assert raised.value.hint == "Use a smaller --batch-size."

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from cryoclass.machine import (
     cores,
     memory,
     number_type,
+    short_of_memory,
 )
 
 MB, GB = 2**20, 2**30
@@ -212,6 +214,24 @@ def test_a_cpu_gets_bfloat16_only_where_it_is_asked_for():
         assert (x @ x).dtype == torch.float32
     with computing_in(CPU, "bf16"):
         assert (x @ x).dtype == torch.bfloat16
+
+
+def lacks(work):
+    try:
+        work()
+    except (RuntimeError, MemoryError) as error:
+        return short_of_memory(error)
+    raise AssertionError("it did not fail")
+
+
+def test_a_lack_of_memory_is_told_from_other_errors():
+    def gpu():
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    assert lacks(lambda: torch.empty(10**15)) == "computer"
+    assert lacks(lambda: np.empty(10**15)) == "computer"
+    assert lacks(gpu) == "GPU"
+    assert lacks(lambda: torch.zeros(2) + torch.zeros(3)) == ""
 
 
 def test_nothing_heavy_is_imported_before_it_is_needed():

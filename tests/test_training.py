@@ -14,6 +14,7 @@ from network_helpers import edit_checkpoint
 from torch import nn
 
 from cryoclass.backbones.spec import Backbone
+from cryoclass.backbones.weights import check_zip
 from cryoclass.classifier import Classifier
 from cryoclass.errors import CryoclassError, ModelError, ParticleError, UsageError, VolumeError
 from cryoclass.metrics import evaluate
@@ -536,6 +537,18 @@ def test_a_flipped_bit_never_gives_other_numbers(tmp_path):
         assert state["names"] == expected["names"]
         found.append(name)
     assert {*found} == {"checkpoint.pt", "checkpoint-1.pt"}, "some bytes only fill gaps"
+
+
+def test_a_flipped_bit_within_a_tensor_does_not_fit_its_checksum(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({"weight": torch.full((1000,), 7.0)}, path)
+    check_zip(path)
+    raw = bytearray(path.read_bytes())
+    raw[raw.index(torch.full((1000,), 7.0).numpy().tobytes()) + 100] ^= 1
+    path.write_bytes(raw)
+    assert torch.load(path)["weight"].unique().numel() == 2, "torch itself does not see it"
+    with pytest.raises(ModelError, match=r"weights.pth is damaged: weights/data/0 does not fit its checksum"):
+        check_zip(path)
 
 
 def test_a_checkpoint_that_was_made_elsewhere_is_taken_and_said(broken):
