@@ -32,6 +32,7 @@ from cryoclass.pretraining.loop import PretrainingRun, learning_rate, period_of,
 from cryoclass.pretraining.objective import Tasks, contrastive_loss
 from cryoclass.pretraining.own import altered, reversed_about_centre
 from cryoclass.progress import Listener
+from cryoclass.records import RECORD
 from cryoclass.settings import (
     BoxOrigin,
     Invention,
@@ -413,7 +414,7 @@ def test_a_gpu_with_too_little_memory_is_told_which_option_to_lower(monkeypatch)
 
 
 def test_a_run_leaves_weights_card_and_history(finished):
-    assert {path.name for path in finished.iterdir()} == FILES
+    assert {path.name for path in finished.iterdir()} == FILES | {RECORD}
     card, history = card_of(finished), history_of(finished)
     assert card["backbone"] == "res32"
     assert card["start"] == "random"
@@ -476,7 +477,7 @@ def interrupted_once(tmp_path_factory):
     with pytest.raises(KeyboardInterrupt):
         pretrain(short(folder), Heard(stop_after=2))
     kept = {"checkpoint.pt", "checkpoint-1.pt", "history.csv", "times.csv"}
-    assert {path.name for path in folder.iterdir()} == kept
+    assert {path.name for path in folder.iterdir()} == kept | {RECORD}
     assert [row["step"] for row in history_of(folder)] == ["1", "2"]
     return folder
 

@@ -18,6 +18,7 @@ from cli_helpers import EPOCHS, NETWORK
 from cryoclass import FinetuneRequest, finetune
 from cryoclass.files import content
 from cryoclass.progress import Listener
+from cryoclass.records import RECORD
 from cryoclass.settings import Start, Training
 from cryoclass.training.checkpoint import space
 from cryoclass.training.finetune import _content_of
@@ -170,6 +171,7 @@ def test_a_run_that_is_killed_time_and_again_ends_in_the_same_bytes(cryoclass, c
     assert cryoclass(*argv).status == 0
     unbroken, killed = results(Path("F")), results(Path("Killed"))
     assert {*unbroken} == {
+        RECORD,
         "model.safetensors",
         "model.json",
         "history.csv",
