@@ -4,6 +4,7 @@ Many files have no published hash, so a file is trusted for its structure on fir
 it and held from there on.
 """
 
+import errno
 import json
 import os
 import pickle
@@ -11,6 +12,8 @@ import re
 import shutil
 import struct
 import warnings
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,6 +47,9 @@ DAMAGE = (
     MemoryError,
     struct.error,
 )
+
+# So does Python's reader of zip files; where a damaged one leads it before the first byte, the system complains.
+ZIP_DAMAGE = (zipfile.BadZipFile, zlib.error, NotImplementedError, OSError, *DAMAGE)
 
 COUNTER = "num_batches_tracked"  # absent from files written before PyTorch 0.4.1; plays no part in inference
 PREFIX = "module."  # left by DataParallel
@@ -108,6 +114,28 @@ def read_state(path: Path, spec: BackboneSpec) -> State:
         if not isinstance(value, Tensor):
             raise ModelError(f"{path}: {name} is a {type(value).__name__}; it must be a tensor.")
     return {name.removeprefix(PREFIX): value for name, value in state.items()}
+
+
+def check_zip(path: Path) -> None:
+    """Hold the parts of a zip file, such as torch writes, against their checksums, which torch itself does not look at.
+
+    A file that is no zip file, such as the pickles of old, passes: its reader has to judge it.
+
+    Raises
+    ------
+    ModelError
+        A part is damaged.
+    OSError
+        The file cannot be read.
+    """
+    try:
+        damaged = _damaged_part(path)
+    except ZIP_DAMAGE as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
+        raise ModelError(f"{path} is damaged ({error}).", "Get the file again.") from error
+    if damaged is not None:
+        raise ModelError(f"{path} is damaged: {damaged} does not fit its checksum.", "Get the file again.")
 
 
 def check_state(state: State, layout: Mapping[str, Tensor], path: Path) -> None:
@@ -220,6 +248,13 @@ def _read(path: Path, start: bytes, spec: BackboneSpec) -> Any:
     if start[:1] == ONNX_START:
         return read_onnx(path, [name for name in _layout(spec, 3) if not name.endswith(COUNTER)])
     return _read_torch(path)
+
+
+def _damaged_part(path: Path) -> str | None:
+    if not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as parts:
+        return parts.testzip()
 
 
 def _unwrap(content: Any) -> Any:
