@@ -404,6 +404,18 @@ def test_a_damaged_onnx_copy_is_refused(tmp_path):
         load_weights(spec("r3d10"), tmp_path / "copy.onnx")
 
 
+def test_a_flipped_byte_of_a_torch_file_is_noticed(tmp_path):
+    """Torch itself reads such a file without a word, and gives other numbers."""
+    write_bare(TinyBackbone(1).state_dict(), tmp_path / "tiny.pth")
+    content = bytearray((tmp_path / "tiny.pth").read_bytes())
+    weight = torch.load(tmp_path / "tiny.pth")["conv1.weight"].numpy().tobytes()
+    content[content.index(weight) + 40] ^= 1
+    (tmp_path / "tiny.pth").write_bytes(content)
+    torch.load(tmp_path / "tiny.pth")
+    with pytest.raises(ModelError, match=r"tiny\.pth is damaged: .*data/0 does not fit its checksum"):
+        load_weights(tiny_spec(), tmp_path / "tiny.pth")
+
+
 FAULTS = {
     "missing": (lambda state: state.pop("bn1.running_var"), "lacks the tensor bn1.running_var"),
     "no stem": (lambda state: state.pop("conv1.weight"), "lacks the tensor conv1.weight"),

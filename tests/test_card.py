@@ -316,8 +316,12 @@ def test_the_card_beside_a_weight_file_counts_where_it_is_the_files(backbone_fol
     assert load_backbone("r3d10", weights=path).facts == KNOWN
     assert facts_of_start(Start(backbone="r3d10", weights=path)) == KNOWN
     state = safetensors.torch.load_file(path)
-    safetensors.torch.save_file({**state, "bn1.bias": state["bn1.bias"] + 1}, path)
-    assert load_backbone("r3d10", weights=path).facts == WeightFacts()
+    other = backbone_folder / "other.safetensors"
+    safetensors.torch.save_file({**state, "bn1.bias": state["bn1.bias"] + 1}, other)
+    assert load_backbone("r3d10", weights=other).facts == WeightFacts()
+    other.replace(path)
+    with pytest.raises(ModelError, match=r"backbone\.safetensors is damaged or altered"):
+        load_backbone("r3d10", weights=path)
     (backbone_folder / "backbone.json").unlink()
     assert load_backbone("r3d10", weights=path).facts == WeightFacts()
 

@@ -31,6 +31,7 @@ from cryoclass.backbones.spec import Address, Backbone, BackboneSpec, State, Wei
 from cryoclass.backbones.stem import grey_stem
 from cryoclass.errors import ModelError, UsageError
 from cryoclass.files import replacing, write_text
+from cryoclass.inputs import open_file
 from cryoclass.progress import Track, silent
 
 # torch.load meets damage in its unpickler, its zip reader or its storages, and each has errors of its own.
@@ -100,7 +101,7 @@ def read_state(path: Path, spec: BackboneSpec) -> State:
         Missing, damaged, not a weight file, or a pickle that asks for more than tensors.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             start = file.read(9)
         content = _read(path, start, spec)
     except OSError as error:
@@ -273,6 +274,7 @@ def _read_safetensors(path: Path) -> State:
 
 
 def _read_torch(path: Path) -> Any:
+    check_zip(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on old formats and odd pickle protocols
