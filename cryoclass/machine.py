@@ -95,6 +95,16 @@ def _slurm_bytes(text: str) -> int:
     return int(found[1]) * UNITS[found[2]] if found else 0
 
 
+def short_of_memory(error: BaseException) -> Literal["", "GPU", "computer"]:
+    """Return what an error says has too little memory; empty where it says something else."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError):
+        return "GPU"
+    cpu = isinstance(error, RuntimeError) and re.search("can't allocate memory|not enough memory", str(error))
+    return "computer" if cpu or isinstance(error, MemoryError) else ""
+
+
 # ---------------------------------------------------------------------------------------------- cores
 
 

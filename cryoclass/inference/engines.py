@@ -6,6 +6,7 @@ import io
 import logging
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +21,7 @@ from cryoclass.card import CARD_KEY, EMBEDDING, INPUT, PARTICLES, ModelCard, che
 from cryoclass.classifier import WholeModel, load_model
 from cryoclass.errors import ModelError, UsageError
 from cryoclass.files import digest
-from cryoclass.machine import check_name, choose_device, computing_in, number_type
+from cryoclass.machine import check_name, choose_device, computing_in, number_type, short_of_memory
 from cryoclass.preparation import Preparer
 from cryoclass.seal import read_sealed
 from cryoclass.settings import Precision, Preparation
@@ -115,15 +116,16 @@ class TorchEngine:
         Raises
         ------
         ModelError
-            The batch does not fit into the memory of the GPU.
+            The batch does not fit into memory.
         """
-        try:
-            with torch.inference_mode(), computing_in(self.device, self.precision):
-                raw = torch.from_numpy(np.require(voxels, np.float32, "W"))  # a memory map may be read-only
-                outputs = self.whole(raw.to(self.device))
-                said = {name: value.float().cpu().numpy() for name, value in outputs.items()}
-        except torch.OutOfMemoryError as error:
-            raise _out_of_memory(voxels, str(self.device)) from error
+        with (
+            torch.inference_mode(),
+            computing_in(self.device, self.precision),
+            _memory_said(voxels, self.device),
+        ):
+            raw = torch.from_numpy(np.require(voxels, np.float32, "W"))  # a memory map may be read-only
+            outputs = self.whole(raw.to(self.device))
+            said = {name: value.float().cpu().numpy() for name, value in outputs.items()}
         return _checked(said, self.card, self.description)
 
     def identity(self) -> str:
@@ -167,12 +169,13 @@ class BackboneEngine:
 
     def run(self, voxels: Voxels) -> Arrays:
         """Embed ``(N, D, H, W)`` raw float32 voxels; errors as :meth:`TorchEngine.run`."""
-        try:
-            with torch.inference_mode(), computing_in(self.device, self.precision):
-                embedding = self.network(torch.from_numpy(voxels).to(self.device))
-        except torch.OutOfMemoryError as error:
-            raise _out_of_memory(voxels, str(self.device)) from error
-        return _checked({EMBEDDING: embedding.float().cpu().numpy()}, self.card, self.description)
+        with (
+            torch.inference_mode(),
+            computing_in(self.device, self.precision),
+            _memory_said(voxels, self.device),
+        ):
+            said = {EMBEDDING: self.network(torch.from_numpy(voxels).to(self.device)).float().cpu().numpy()}
+        return _checked(said, self.card, self.description)
 
     def identity(self) -> str:
         """Return a hash of the weights and of what they are shown."""
@@ -278,6 +281,17 @@ def _out_of_memory(voxels: Voxels, place: str) -> ModelError:
         f"{_batch(voxels)} could not be computed on {place}: it does not fit into memory.",
         "Use a smaller --batch-size.",
     )
+
+
+@contextlib.contextmanager
+def _memory_said(voxels: Voxels, device: torch.device) -> Iterator[None]:
+    """Turn torch's ways of saying that memory is lacking into words."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if short_of_memory(error):
+            raise _out_of_memory(voxels, str(device)) from error
+        raise
 
 
 def _not_computed(voxels: Voxels, error: Exception) -> ModelError:

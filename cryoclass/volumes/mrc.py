@@ -217,7 +217,7 @@ def _unpacked(path: Path, header: Any, stream: Any) -> np.ndarray:
         size, np.uint8
     )  # memory is taken where it is written to: a header that lies costs nothing
     extended = _skip(stream, offset - HEADER_BYTES)
-    filled = _fill(stream, memoryview(voxels)) if extended == offset - HEADER_BYTES else 0
+    filled = _fill(stream, voxels.data) if extended == offset - HEADER_BYTES else 0
     if filled < size:
         raise _truncated(path, HEADER_BYTES + extended + filled, offset + size)
     _skip(stream, CHUNK)  # a checksum stands at the very end
