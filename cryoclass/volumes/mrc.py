@@ -20,7 +20,7 @@ from mrcfile.utils import data_dtype_from_header
 
 from cryoclass.errors import VolumeError
 from cryoclass.files import replacing
-from cryoclass.inputs import check_file, open_file
+from cryoclass.inputs import blame, check_file, open_file
 from cryoclass.machine import available_memory
 from cryoclass.volumes.pixels import agree
 
@@ -99,6 +99,8 @@ def _open(path: Path) -> tuple[Volume, Any]:
             f"{path}: no such volume.", "Check the path; relative paths start in the current folder."
         ) from error
     except (OSError, EOFError, zlib.error) as error:
+        if isinstance(error, OSError):
+            blame(error, path)
         reason = getattr(error, "strerror", None) or error
         raise VolumeError(f"{path} cannot be read: {reason}.", "Copy it again.") from error
 
