@@ -45,8 +45,13 @@ def write_skipped(path: Path, particles: Particles, skipped: Sequence[Skipped]) 
     table = csv.writer(out, lineterminator="\n")
     table.writerow(["star_line", "tomogram", "reason"])
     for item in sorted(skipped, key=lambda item: item.row):
-        table.writerow([particles.line(item.row), item.tomogram, item.reason])
+        table.writerow([particles.line(item.row), as_text(item.tomogram), as_text(item.reason)])
     write_text(path, out.getvalue())
+
+
+def as_text(cell: str) -> str:
+    """Return a cell of a CSV that a spreadsheet shows as it is: what begins as a formula gets an apostrophe before it."""
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,5 +1,6 @@
 """What no reader and no writer has foreseen: names, handles and memory give words too; and copies that would write twice."""
 
+import csv
 import os
 import resource
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from mrc_files import mrc, ramp
 
 from cryoclass.errors import CryoclassError, VolumeError
 from cryoclass.machine import check_one_copy, copies
+from cryoclass.particles import read_particles
+from cryoclass.results import Skipped, write_skipped
 from cryoclass.volumes.mrc import open_volume
 
 LONG = "x" * 300
@@ -142,3 +145,19 @@ def test_a_batch_script_with_many_tasks_is_one_copy(cryoclass, monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS", "4")
     monkeypatch.setenv("SLURM_NPROCS", "4")
     assert cryoclass("backbones", "verify", "res32-species").status == 0
+
+
+# ------------------------------------------------------------------------------------------- spreadsheets
+
+
+def test_no_cell_of_a_csv_is_a_formula(tmp_path):
+    """A tomogram that is called as a formula is, and a reason that begins with the name of an image."""
+    names = ["=1+1", "+x", "-x", "@x", "TS_01"]
+    rows = "".join(f"{name} a.mrc\n" for name in names)
+    (tmp_path / "x.star").write_text(f"\ndata_\n\nloop_\n_rlnMicrographName #1\n_rlnImageName #2\n{rows}\n")
+    skipped = [Skipped(row=row, tomogram=name, reason=f"{name}: no") for row, name in enumerate(names)]
+    write_skipped(tmp_path / "s.csv", read_particles(tmp_path / "x.star"), skipped)
+    table = list(csv.reader((tmp_path / "s.csv").read_text().splitlines()))
+    shown = ["'=1+1", "'+x", "'-x", "'@x", "TS_01"]
+    assert [row[1:] for row in table[1:]] == [[name, f"{name}: no"] for name in shown]
+    assert [row[0] for row in table[1:]] == ["7", "8", "9", "10", "11"]
