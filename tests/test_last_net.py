@@ -1,6 +1,7 @@
 """What no reader and no writer has foreseen: names, handles and memory give words too; and copies that would write twice."""
 
 import csv
+import logging
 import os
 import resource
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from mrc_files import mrc, ramp
 
+from cryoclass.cli import console
 from cryoclass.errors import CryoclassError, VolumeError
 from cryoclass.machine import check_one_copy, copies
 from cryoclass.particles import read_particles
@@ -145,6 +147,43 @@ def test_a_batch_script_with_many_tasks_is_one_copy(cryoclass, monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS", "4")
     monkeypatch.setenv("SLURM_NPROCS", "4")
     assert cryoclass("backbones", "verify", "res32-species").status == 0
+
+
+# ---------------------------------------------------------------------------------------------- terminals
+
+EVIL = "\x1b[31mX\x1b]0;t\x07"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("doctor", f"{EVIL}.star"),
+        (EVIL,),
+        ("predict", f"--{EVIL}"),
+        ("predict", "{particles}", "--onnx", EVIL),
+        ("predict", "{particles}", "--onnx", EVIL, "-v"),
+        ("predict", "{particles}", "--device", EVIL, "--onnx", "x"),
+        ("extract", "x.star", "--box", EVIL),
+        ("extract", "x.star", "--box", "12", "--invert", EVIL),
+        ("backbones", "fetch", EVIL),
+        ("backbones", "list", EVIL),
+        ("finetune", f"a={EVIL}.star"),
+        ("finetune", "{particles}", "--backbone", EVIL, "-v"),
+    ],
+)
+def test_orders_to_a_terminal_are_shown_and_not_obeyed(command, cryoclass, project):
+    ran = cryoclass(*(word.format(**project) for word in command))
+    assert ran.status
+    assert "\x1b" not in ran.out + ran.err
+    assert "\x07" not in ran.out + ran.err
+    assert "\\x1b[31mX" in ran.out + ran.err
+
+
+def test_log_messages_are_written_as_all_else(capsys):
+    console.say_more()
+    logging.getLogger("x").warning("%s", EVIL)
+    console.say_less()
+    assert capsys.readouterr().err == "x: \\x1b[31mX\\x1b]0;t\\x07\n"
 
 
 # ------------------------------------------------------------------------------------------- spreadsheets
