@@ -4,7 +4,7 @@
 
 Every case damages one thing of a small project that works (a card, weights, a checkpoint, an ONNX file, a volume, a table, a
 name, an option) and types one command, in a folder of its own. The same seed gives the same cases. Cases run in processes of
-their own, 40 after one another, so that one that waits for ever or dies by a signal is seen and named.
+their own, 75 after one another, so that one that waits for ever or dies by a signal is seen and named.
 
 Prints a table, and each fault with the command that shows it. The exit status is 1 where there is any fault:
 
@@ -39,7 +39,7 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch comes in
 
 PATIENCE = 60.0  # seconds for a case
-BATCH = 40  # cases of one process
+BATCH = 75  # cases of one process
 MEMORY = 6 * 2**30  # bytes of addresses that a process may take beyond what it has when it starts
 NETWORK = "--backbone autoencoding3d --input-size 8 8 8 --recipe quick --epochs 1 --device cpu"
 KEPT = ("outputs", "checkpoint", "history.csv", ".mrc")  # what a run that goes on later may leave
@@ -92,7 +92,7 @@ class Project:
 # ------------------------------------------------------------------------------------------- the project
 
 
-def make_project(root: Path) -> None:
+def make_project(root: Path, kinds: Sequence[str]) -> None:
     """Make it with the commands themselves; what they say is shown only where one fails."""
     import torch
     from safetensors.torch import load_file
@@ -102,7 +102,8 @@ def make_project(root: Path) -> None:
         typed(f"simulate -o Simulated {sides}")
         typed("extract Simulated/coordinates.star --tomograms Simulated/tomograms --box 12 -o Extract")
         typed(f"finetune Extract/particles.star {NETWORK} -o Finetune")
-        typed("export Finetune -o model.onnx")
+        if EXPORTED.intersection(kinds):
+            typed("export Finetune -o model.onnx")
         state = load_file("Finetune/model.safetensors")
         state = {name[9:]: value for name, value in state.items() if name.startswith("backbone.")}
         torch.save(state, "new.pth")
@@ -120,9 +121,12 @@ def make_project(root: Path) -> None:
             "\ndata_\n\n_rlnTomoParticlesFile Simulated/coordinates.star\n_rlnTomoTomogramsFile tomograms.star\n"
         )
         for name, extra in SOUND.items():
+            if "onnx" in name and not Path("model.onnx").exists():
+                continue
             typed(f"embed Extract/particles.star --map pca --device cpu {extra} -o {name}")
 
 
+EXPORTED = {"onnx", "option"}  # kinds that need an exported model
 SOUND = {
     "by_model": "--model Finetune",
     "by_onnx": "--onnx model.onnx",
@@ -333,7 +337,7 @@ def table(project: Project, rng: random.Random) -> Case:
                 project.coordinates,
                 ("extract", "x.star", "--tomograms", "Simulated/tomograms", "--box", 12, "-o", "O"),
             ),
-            (project.table, embed(project, "--onnx", project / "model.onnx", table="x.star")),
+            (project.table, embed(project, "--model", project / "Finetune", table="x.star")),
             (
                 project / "tomograms.star",
                 ("extract", project.coordinates, "--tomograms", "x.star", "--box", 12, "-o", "O"),
@@ -431,7 +435,7 @@ def name(project: Project, rng: random.Random) -> Case:
             argv=("extract", odd, "--tomograms", project / "Simulated" / "tomograms", "--box", 12, "-o", "O")
         )
     outdir = Path("D") / os.path.basename(odd)  # noqa: PTH119
-    return Case(argv=embed(project, "--onnx", project / "model.onnx", outdir=outdir))
+    return Case(argv=embed(project, "--model", project / "Finetune", outdir=outdir))
 
 
 def _odd_tomogram(project: Project, odd: str, rng: random.Random) -> Case:
@@ -460,10 +464,9 @@ def _odd_tomogram(project: Project, odd: str, rng: random.Random) -> Case:
 
 
 def _one_box_each() -> str:
-    import starfile
+    from cryoclass.particles import read_particles
 
-    blocks = starfile.read("O/particles.star", always_dict=True)
-    images = next(block for key, block in blocks.items() if key != "optics")["rlnImageName"]
+    images = read_particles(Path("O/particles.star")).images
     missing = [image for image in images if not Path(str(image)).is_file()]
     return (
         "two particles have one box"
@@ -570,14 +573,18 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _halves(folder: Path, before: set[Path], *, failed: bool) -> Iterator[str]:
-    for path in sorted(set(_files(folder)) - before):
+    new = set(_files(folder)) - before
+    incomplete = any(
+        "incomplete" in path.name for path in new
+    )  # all that could be read is kept, and called so
+    for path in sorted(new):
         name = str(path.relative_to(folder))
         temporary = any(
             part.startswith(".cryoclass") and part.endswith(("lock", "breaking")) for part in path.parts
         )
         if temporary or path.name.startswith(".cryoclass-"):
             yield f"{name} is left"
-        elif failed and not any(mark in name for mark in KEPT):
+        elif failed and not incomplete and not any(mark in name for mark in KEPT):
             yield f"{name} is there after a failure"
 
 
@@ -658,7 +665,7 @@ def main(asked: argparse.Namespace) -> int:
         project = Project(root=Path(asked.keep or scratch) / "project")
         if not project.root.exists():
             project.root.mkdir(parents=True)
-            make_project(project.root)
+            make_project(project.root, kinds)
         work = Path(scratch) / "work"
         work.mkdir()
         for found in watched(cases, asked.seed, project, work):
