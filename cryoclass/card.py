@@ -11,7 +11,7 @@ import json
 import math
 import platform
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -34,6 +34,7 @@ from torch import Tensor
 
 from cryoclass.errors import ModelError, UsageError
 from cryoclass.files import replacing
+from cryoclass.inputs import is_no_file, read_file
 from cryoclass.settings import Preparation
 from cryoclass.volumes.contrast import Contrast
 
@@ -359,9 +360,18 @@ def _json_object(text: Text, where: str) -> dict[str, Any]:
         ValueError
     ) as error:  # it also refuses what is nested too deep, half characters and endless numbers
         raise ModelError(f"{where} is not valid JSON: {error}.", _CARD_HINT) from error
+    json.loads(text, object_pairs_hook=lambda pairs: _once_each(pairs, where))
     if not isinstance(content, dict):
         raise ModelError(f"{where} is not a model card: it must be a JSON object.", _CARD_HINT)
     return content
+
+
+def _once_each(pairs: Sequence[tuple[str, Any]], where: str) -> None:
+    """Refuse a field that stands twice: readers of JSON do not agree on which one counts."""
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ModelError(f"{where}: the field {twice!r} stands there twice.", _CARD_HINT)
 
 
 def _migrated(content: dict[str, Any], where: str) -> dict[str, Any]:
@@ -504,7 +514,7 @@ def read_card(folder: Path, kind: type[AnyCard], names: FolderNames) -> AnyCard:
 
 def _read_bytes(path: Path, names: FolderNames) -> bytes:
     try:
-        return path.read_bytes()
+        return read_file(path)
     except OSError as error:
         what = _instead(path.parent, names) or f"{path} cannot be read: {error.strerror or error}."
         raise ModelError(
@@ -519,4 +529,6 @@ def _instead(folder: Path, names: FolderNames) -> str:
         return f"{folder} is an ONNX file, no {names.kind}: give it with --onnx."
     if folder.is_file():
         return f"{folder} is a file, no {names.kind}."
+    if folder.exists() and not folder.is_dir():
+        return f"{folder} is no {names.kind}: {is_no_file(folder)}."
     return "" if folder.is_dir() else f"There is no {names.kind} {folder}."

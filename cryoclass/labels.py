@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from cryoclass.errors import ParticleError, UsageError
+from cryoclass.numerals import number
 from cryoclass.particles import Particles, read_particles
 
 
@@ -124,6 +125,6 @@ def _number(tables: Sequence[Particles], texts: Sequence[str | None]) -> Labelle
 
 def _natural(name: str) -> tuple[bool, float, str]:
     try:
-        return (False, float(name), name)
+        return (False, number(name), name)
     except ValueError:
         return (True, 0.0, name)

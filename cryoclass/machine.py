@@ -161,6 +161,31 @@ def _text(path: Path) -> str:
         return ""
 
 
+# --------------------------------------------------------------------------------------------- copies
+
+# What says how many copies of a command were started: torchrun, srun, and the mpirun of Open MPI and of MPICH. A batch script
+# has SLURM_NTASKS too, where one copy runs; srun alone sets the one here.
+COPIES = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+
+
+def copies(environment: Mapping[str, str] = os.environ) -> int:
+    """Return how many copies of this command were started together."""
+    return max(int(environment[name]) if environment.get(name, "").isdecimal() else 1 for name in COPIES)
+
+
+def check_one_copy(environment: Mapping[str, str] = os.environ) -> None:
+    """Raise a UsageError where copies of a command run that would each do all the work, and write the same files."""
+    count = copies(environment)
+    if count > 1:
+        names = [name for name in COPIES if environment.get(name, "") == str(count)]
+        raise UsageError(
+            f"{count} copies of this command were started (by torchrun, srun or mpirun: {names[0]} is {count}); they cannot "
+            "share work, and would write the same files.",
+            "Start it once (srun -n 1, --nproc-per-node 1); it uses all cores of its job. If each copy has work of its own: "
+            f"env -u {names[0]} cryoclass ...",
+        )
+
+
 # ---------------------------------------------------------------------------- devices and number types
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from cryoclass.errors import ParticleError
+from cryoclass.numerals import number
 from cryoclass.star.extracted import BoxPlaces, ExtractedBoxes, frames_to_write, with_boxes, with_places
 from cryoclass.star.frames import Frame, origins_in_tomogram
 from cryoclass.star.names import SUFFIXES, Finder, names_meant, respelled, split_index, stated_angpix
@@ -30,6 +31,7 @@ UNLABELLED = {
     "unknown",
     "none",
     "nan",
+    "-nan",
     "null",
     "<na>",
     "n/a",
@@ -406,9 +408,9 @@ def tomogram_keys(tables: Sequence[Particles]) -> list[list[str]]:
 
 def _label(cell: str, first: float) -> str | None:
     try:
-        number = float(cell)
+        value = number(cell)
     except ValueError:
-        number = math.inf  # a word
-    text = str(int(number)) if number.is_integer() and "." in cell else cell
-    unlabelled = text.strip().lower() in UNLABELLED or math.isnan(number) or number < first
+        value = math.inf  # a word
+    text = str(int(value)) if value.is_integer() and "." in cell else cell
+    unlabelled = text.strip().lower() in UNLABELLED or value < first
     return None if unlabelled else text

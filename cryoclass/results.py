@@ -34,8 +34,13 @@ def write_skipped(path: Path, particles: Particles, reasons: Mapping[int, str]) 
     table = csv.writer(out, lineterminator="\n")
     table.writerow(["star_line", "tomogram", "reason"])
     for row, reason in sorted(reasons.items()):
-        table.writerow([particles.line(row), particles.tomograms[row], reason])
+        table.writerow([particles.line(row), as_text(particles.tomograms[row]), as_text(reason)])
     write_text(path, out.getvalue())
+
+
+def as_text(cell: str) -> str:
+    """Return a cell of a CSV that a spreadsheet shows as it is: what begins as a formula gets an apostrophe before it."""
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from cryoclass.errors import ParticleError, StarError, UsageError, VolumeError
+from cryoclass.inputs import is_no_file
 from cryoclass.siblings import Choice, tomograms_among
 from cryoclass.star.frames import Geometry
 from cryoclass.star.names import (
@@ -198,6 +199,8 @@ def look_up(
         raise UsageError(
             f"--tomograms {where}: no such file or folder.", "Give a folder, a volume or tomograms.star."
         )
+    if not where.is_dir() and (reason := is_no_file(where)):
+        raise UsageError(f"--tomograms {where}: {reason}.", "Give a folder, a volume or tomograms.star.")
     if where.is_file() and where.suffix == ".star":
         listed = read_tomograms(where)
         return _match_listed(names, listed), [path for t in listed.values() for path in t.paths]

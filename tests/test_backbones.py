@@ -7,7 +7,10 @@ import hashlib
 import http.server
 import io
 import json
+import os
 import pickle
+import subprocess
+import sys
 import threading
 import warnings
 from pathlib import Path
@@ -404,6 +407,18 @@ def test_a_damaged_onnx_copy_is_refused(tmp_path):
         load_weights(spec("r3d10"), tmp_path / "copy.onnx")
 
 
+def test_a_flipped_byte_of_a_torch_file_is_noticed(tmp_path):
+    """Torch itself reads such a file without a word, and gives other numbers."""
+    write_bare(TinyBackbone(1).state_dict(), tmp_path / "tiny.pth")
+    content = bytearray((tmp_path / "tiny.pth").read_bytes())
+    weight = torch.load(tmp_path / "tiny.pth")["conv1.weight"].numpy().tobytes()
+    content[content.index(weight) + 40] ^= 1
+    (tmp_path / "tiny.pth").write_bytes(content)
+    torch.load(tmp_path / "tiny.pth")
+    with pytest.raises(ModelError, match=r"tiny\.pth is damaged: .*data/0 does not fit its checksum"):
+        load_weights(tiny_spec(), tmp_path / "tiny.pth")
+
+
 FAULTS = {
     "missing": (lambda state: state.pop("bn1.running_var"), "lacks the tensor bn1.running_var"),
     "no stem": (lambda state: state.pop("conv1.weight"), "lacks the tensor conv1.weight"),
@@ -556,7 +571,7 @@ def test_a_broken_download_goes_on_where_it_broke_off(cache, mirror):
     ]
     assert sum(size for size, _ in seen) == len(whole)
     assert seen[0][1] == -(-len(whole) // 1024)  # of so many kB
-    assert sorted(path.name for path in cache.iterdir()) == ["tiny.pth", "tiny.pth.json"]
+    assert sorted(path.name for path in cache.iterdir()) == ["tiny.pth", "tiny.pth.json", "tiny.pth.lock"]
 
 
 @pytest.mark.usefixtures("cache")
@@ -569,6 +584,63 @@ def test_a_later_fetch_goes_on_too_unless_the_file_has_changed(mirror):
         port = int(address.rpartition(":")[2])
     with served(mirror, breaking(allowance=10**9, tag='"two"'), port):
         assert fetch_weights(entry).read_bytes() == whole
+
+
+FETCH = """
+import sys
+from network_helpers import tiny_spec
+from cryoclass.backbones.weights import fetch_weights
+print(fetch_weights(tiny_spec(sys.argv[1])))
+"""
+
+
+class SlowHandler(QuietHandler):
+    """Sends a half, waits until it is told to go on, and sends the rest."""
+
+    asked: ClassVar[list] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def do_GET(self):
+        content = Path(self.translate_path(self.path)).read_bytes()
+        self.asked.append(self.path)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content[: len(content) // 2])
+        self.wfile.flush()
+        self.begun.set()
+        self.go_on.wait(60)
+        with contextlib.suppress(OSError):
+            self.wfile.write(content[len(content) // 2 :])
+
+
+def fetching(cache, url):
+    """Start a process of its own that fetches the weights."""
+    here = Path(__file__).parent
+    places = {"PYTHONPATH": f"{here}:{here.parent}", "CRYOCLASS_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+    argv = [sys.executable, "-c", FETCH, url]
+    return subprocess.Popen(argv, env={**os.environ, **places}, stdout=subprocess.PIPE, text=True)
+
+
+def test_of_first_downloads_at_once_one_brings_the_file_and_a_killed_one_blocks_nobody(cache, mirror):
+    asked = []
+    events = {"begun": threading.Event(), "go_on": threading.Event()}
+    handler = type("Handler", (SlowHandler,), {"asked": asked, **events})
+    with served(mirror, handler) as address:
+        killed, *others = (fetching(cache, f"{address}/tiny.pth") for _ in range(3))
+        assert events["begun"].wait(120)
+        # Whichever of the three came first holds the lock; it is killed in the middle of its download.
+        with pytest.raises(subprocess.TimeoutExpired):
+            killed.wait(5)  # the others have come so far too
+        assert asked == ["/tiny.pth"]
+        killed.kill()
+        events["go_on"].set()
+        said = [process.communicate(timeout=120)[0].strip() for process in others]
+    killed.communicate()
+    assert said == [str(cache / "tiny.pth")] * 2
+    assert len(asked) <= 2, "the killed one, and one of the others"
+    assert (cache / "tiny.pth").read_bytes() == (mirror / "tiny.pth").read_bytes()
+    assert sorted(path.name for path in cache.iterdir()) == ["tiny.pth", "tiny.pth.json", "tiny.pth.lock"]
 
 
 def test_a_hash_that_is_known_is_held_and_the_next_address_tried(cache, mirror):
@@ -633,7 +705,7 @@ def test_a_broken_download_is_moved_aside_and_never_recorded(cache, mirror):
     (mirror / "tiny.pth").write_bytes(b"<html>quota exceeded</html>")
     with served(mirror) as address, pytest.raises(ModelError, match=r"moved to tiny\.pth\.refused"):
         fetch_weights(tiny_spec(f"{address}/tiny.pth"))
-    assert [path.name for path in cache.iterdir()] == ["tiny.pth.refused"]
+    assert sorted(path.name for path in cache.iterdir()) == ["tiny.pth.lock", "tiny.pth.refused"]
 
 
 def test_a_damaged_record_is_said(cache, mirror):

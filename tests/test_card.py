@@ -121,6 +121,19 @@ def test_a_format_that_is_no_number_is_refused(number):
         read(written(format=number))
 
 
+def test_a_field_that_stands_twice_is_refused():
+    text = json.dumps(written()).replace('"angpix": 10.0', '"angpix": 10.0, "angpix": 20.0')
+    with pytest.raises(ModelError, match=r"model\.json: the field 'angpix' stands there twice"):
+        ModelCard.from_json(text, "model.json")
+
+
+@pytest.mark.parametrize("value", ["[" * 10**5, "[" * 5000 + "]" * 5000, "9" * 5000, '"\\ud800"'])
+def test_depth_halves_of_letters_and_endless_numbers_are_no_json(value):
+    text = json.dumps(written()).replace('"angpix": 10.0', f'"angpix": {value}')
+    with pytest.raises(ModelError, match=r"model\.json is not valid JSON"):
+        ModelCard.from_json(text, "model.json")
+
+
 # ----------------------------------------------------------------------------------------------- fields
 
 NEED = ["backbone", "preparation", "classes", "angpix", "box"]
@@ -316,8 +329,12 @@ def test_the_card_beside_a_weight_file_counts_where_it_is_the_files(backbone_fol
     assert load_backbone("r3d10", weights=path).facts == KNOWN
     assert facts_of_start(Start(backbone="r3d10", weights=path)) == KNOWN
     state = safetensors.torch.load_file(path)
-    safetensors.torch.save_file({**state, "bn1.bias": state["bn1.bias"] + 1}, path)
-    assert load_backbone("r3d10", weights=path).facts == WeightFacts()
+    other = backbone_folder / "other.safetensors"
+    safetensors.torch.save_file({**state, "bn1.bias": state["bn1.bias"] + 1}, other)
+    assert load_backbone("r3d10", weights=other).facts == WeightFacts()
+    other.replace(path)
+    with pytest.raises(ModelError, match=r"backbone\.safetensors is damaged or altered"):
+        load_backbone("r3d10", weights=path)
     (backbone_folder / "backbone.json").unlink()
     assert load_backbone("r3d10", weights=path).facts == WeightFacts()
 

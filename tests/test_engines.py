@@ -1,5 +1,8 @@
 """Both engines on the same model, and what they refuse."""
 
+import resource
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -12,6 +15,7 @@ from cryoclass.classifier import WholeModel, load_model, save_model
 from cryoclass.errors import ModelError
 from cryoclass.exporting.onnx_file import export_onnx
 from cryoclass.inference.engines import OnnxEngine, TorchEngine
+from cryoclass.seal import SEAL_KEY, read_sealed, sealed
 
 CPU = torch.device("cpu")
 
@@ -90,7 +94,7 @@ def test_auto_runs_without_a_word_on_a_cpu(onnx_file, capfd):
 
 
 def test_missing_file_is_said(tmp_path):
-    with pytest.raises(ModelError, match="There is no file"):
+    with pytest.raises(ModelError, match=r"none\.onnx cannot be read: No such file"):
         OnnxEngine(tmp_path / "none.onnx", "cpu")
 
 
@@ -120,20 +124,69 @@ def identity_model(**metadata):
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({}, "not made by cryoclass"),
+        ({}, "carries no model card"),
         ({CARD_KEY: "{"}, "not valid JSON"),
-        ({CARD_KEY: small_card().to_json()}, "does not fit its own model card"),
+        ({CARD_KEY: small_card().to_json()}, "takes x tensor"),
     ],
 )
 def test_a_foreign_model_is_refused(tmp_path, metadata, message):
-    onnx.save(identity_model(**metadata), tmp_path / "other.onnx")
+    (tmp_path / "other.onnx").write_bytes(sealed(identity_model(**metadata).SerializeToString()))
     with pytest.raises(ModelError, match=message):
         OnnxEngine(tmp_path / "other.onnx", "cpu")
 
 
-def test_a_batch_that_cannot_be_computed_is_said(onnx_file):
-    with pytest.raises(ModelError, match="A batch of 2 boxes of 3x3 voxels could not be computed"):
+FLOAT, DOUBLE = onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE
+CARD = small_card(outputs={"embedding": ("N", 2)}, classes=(), tasks=())
+BOXES = ["N", "D", "H", "W"]
+
+
+def means(inputs, output=("embedding", FLOAT, ["N", 2]), opset=20):
+    """Return a sealed model with that card, which takes what a test wants of it and says zeros or so."""
+    helper = onnx.helper
+    values = [helper.make_tensor_value_info(*value) for value in inputs]
+    name, kind, shape = output
+    constant = helper.make_tensor("v", kind, [1, shape[-1]], range(shape[-1]))
+    node = helper.make_node("Constant", [], [name], value=constant)
+    graph = helper.make_graph([node], "means", values, [helper.make_tensor_value_info(name, kind, shape)])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    helper.set_model_props(model, {CARD_KEY: CARD.to_json()})
+    return sealed(model.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (means([("voxels", FLOAT, BOXES)]), "takes voxels tensor.float. NxDxHxW; it must take subtomogram"),
+        (means([("subtomogram", FLOAT, ["N", "D", "H"])]), "takes subtomogram tensor.float. NxDxH; it must"),
+        (means([("subtomogram", DOUBLE, BOXES)]), "takes subtomogram tensor.double. NxDxHxW; it must"),
+        (means([("subtomogram", FLOAT, ["N", 16, "H", "W"])]), "takes subtomogram tensor.float. Nx16xHxW"),
+        (
+            means([("subtomogram", FLOAT, BOXES), ("mask", FLOAT, ["N"])]),
+            "takes .*, mask tensor.float. N; it",
+        ),
+        (means([]), "takes no input; it must"),
+        (
+            means([("subtomogram", FLOAT, BOXES)], ("embedding", DOUBLE, ["N", 2])),
+            "gives embedding as tensor",
+        ),
+        (means([("subtomogram", FLOAT, BOXES)], ("embedding", FLOAT, ["N", 3])), "does not fit its own"),
+        (
+            means([("subtomogram", FLOAT, BOXES)], ("vector", FLOAT, ["N", 2])),
+            "does not fit its own model card",
+        ),
+        (means([("subtomogram", FLOAT, BOXES)], opset=9999), "is not an ONNX file, or is damaged"),
+    ],
+)
+def test_a_graph_with_another_door_is_refused_when_it_is_opened(tmp_path, content, message):
+    (tmp_path / "other.onnx").write_bytes(content)
+    with pytest.raises(ModelError, match=message):
+        OnnxEngine(tmp_path / "other.onnx", "cpu")
+
+
+def test_a_batch_that_cannot_be_computed_is_not_said_to_lack_memory(onnx_file):
+    with pytest.raises(ModelError, match="A batch of 2 boxes of 3x3 voxels could not be computed") as caught:
         OnnxEngine(onnx_file, "cpu").run(voxels(2, 3, 3))
+    assert "batch-size" not in caught.value.hint
 
 
 def test_a_lack_of_memory_on_a_cpu_is_said(folder):
@@ -141,3 +194,85 @@ def test_a_lack_of_memory_on_a_cpu_is_said(folder):
     with pytest.raises(ModelError, match="could not be computed on cpu") as raised:
         torch_engine(folder).run(endless)
     assert raised.value.hint == "Use a smaller --batch-size."
+
+
+def test_a_lack_of_memory_is_told_with_its_way_out(onnx_file):
+    """A real one: the process may take no more than a little above what it has."""
+    engine, boxes = OnnxEngine(onnx_file, "cpu"), voxels(40, 64, 64, 64)
+    engine.run(boxes[:1, :12, :12, :12].copy())
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + 20_000_000, limits[1]))
+    try:
+        with pytest.raises(ModelError, match="it does not fit into memory") as caught:
+            engine.run(boxes)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+    assert caught.value.hint == "Use a smaller --batch-size."
+
+
+# ------------------------------------------------------------------------------------------- the seal
+
+
+def test_zeros_over_the_weights_are_noticed(onnx_file, tmp_path):
+    """The file runs without a word where nobody looks, and gives other numbers."""
+    content = bytearray(onnx_file.read_bytes())
+    content[200_000:265_536] = bytes(65_536)
+    onnxruntime.InferenceSession(bytes(content), providers=["CPUExecutionProvider"])
+    (tmp_path / "zeros.onnx").write_bytes(content)
+    with pytest.raises(ModelError, match="is damaged or altered") as caught:
+        OnnxEngine(tmp_path / "zeros.onnx", "cpu")
+    assert "cryoclass export again" in caught.value.hint
+
+
+def test_no_flipped_bit_goes_unnoticed_but_in_notes(tmp_path):
+    whole, random = means([("subtomogram", FLOAT, BOXES)]), np.random.default_rng(0)
+    for place in range(len(whole)):
+        content = bytearray(whole)
+        content[place] ^= 1 << int(random.integers(8))
+        (tmp_path / "flipped.onnx").write_bytes(content)
+        try:
+            found = read_sealed(tmp_path / "flipped.onnx")
+        except ModelError:
+            continue
+        assert _without_notes(found[0]) == _without_notes(whole), place
+
+
+def _without_notes(content):
+    model = onnx.load_from_string(content)
+    props = [entry for entry in model.metadata_props if entry.key in (CARD_KEY, SEAL_KEY)]
+    for name in (
+        "producer_name",
+        "producer_version",
+        "doc_string",
+        "domain",
+        "model_version",
+        "metadata_props",
+    ):
+        model.ClearField(name)
+    model.metadata_props.extend(props)
+    return model.SerializeToString(deterministic=True)
+
+
+def test_a_file_without_a_seal_is_refused(onnx_file, tmp_path):
+    model = onnx.load(onnx_file)
+    props = {entry.key: entry.value for entry in model.metadata_props if entry.key != SEAL_KEY}
+    model.ClearField("metadata_props")
+    onnx.helper.set_model_props(model, props)
+    onnx.save(model, tmp_path / "old.onnx")
+    with pytest.raises(ModelError, match="without cryoclass's seal") as caught:
+        OnnxEngine(tmp_path / "old.onnx", "cpu")
+    assert "cryoclass export" in caught.value.hint
+
+
+def test_notes_of_other_programs_do_not_break_the_seal_and_another_card_does(onnx_file, tmp_path):
+    model = onnx.load(onnx_file)
+    model.doc_string, model.producer_version = "seen by me", "9"
+    model.metadata_props.add(key="author", value="somebody")
+    onnx.save(model, tmp_path / "noted.onnx")
+    assert OnnxEngine(tmp_path / "noted.onnx", "cpu").identity() == OnnxEngine(onnx_file, "cpu").identity()
+    card = next(entry for entry in model.metadata_props if entry.key == CARD_KEY)
+    card.value = card.value.replace("ribosome", "ribosomf")
+    onnx.save(model, tmp_path / "noted.onnx")
+    with pytest.raises(ModelError, match="is damaged or altered"):
+        OnnxEngine(tmp_path / "noted.onnx", "cpu")

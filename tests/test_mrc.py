@@ -4,7 +4,9 @@ import bz2
 import gzip
 import random
 import re
+import resource
 import subprocess
+import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -110,8 +112,13 @@ def test_what_is_no_whole_volume_is_refused_in_words(content, words, put):
 
 
 def test_a_missing_file_a_folder_and_an_endless_name_are_no_volumes(tmp_path):
-    for path in (tmp_path / "none.mrc", tmp_path, tmp_path / ("x" * 5000)):
-        with pytest.raises(VolumeError, match="no such volume"):
+    for path, words in [
+        (tmp_path / "none.mrc", "no such volume"),
+        (tmp_path, "cannot be read: it is a folder"),
+        (tmp_path / ("x" * 5000), "cannot be read: File name too long"),
+        (tmp_path / "a\0b.mrc", "cannot be read: no file can have that name"),
+    ]:
+        with pytest.raises(VolumeError, match=words):
             open_volume(path)
 
 
@@ -143,8 +150,45 @@ def test_damaged_compressed_files_are_refused(pack, put):
             open_volume(put(content))
     with pytest.raises(VolumeError, match="is truncated"):
         open_volume(put(pack(mrc(ramp())[:-7])))
-    with pytest.raises(VolumeError, match="has only"):
+    with pytest.raises(VolumeError, match="is empty"):
         open_volume(put(pack(b"")))
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress])
+def test_no_more_is_unpacked_than_the_header_asks_for(pack, put):
+    """A bomb: 300 MB of zeros behind a whole volume, in a file of some kilobytes."""
+    path = put(pack(mrc(ramp((32, 64, 64))) + bytes(300_000_000)))
+    tracemalloc.start()
+    try:
+        data = open_volume(path).data
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert np.array_equal(data, ramp((32, 64, 64)))
+    assert not data.flags.writeable
+    assert peak < data.nbytes + 5_000_000, "no second copy either"
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress])
+def test_a_header_that_lies_costs_no_memory(pack, put):
+    path = put(pack(mrc(ramp(), nx=1000, ny=1000, nz=200)))  # 0.8 GB
+    extended = mrc(ramp())[:92] + np.int32(900_000_000).tobytes() + mrc(ramp())[96:]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(VolumeError, match="is truncated: 1264 bytes, but its header speaks of 800001024"):
+        open_volume(path)
+    with pytest.raises(VolumeError, match="is truncated: 1264 bytes, but its header speaks of 900001264"):
+        open_volume(put(pack(extended)))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kilobytes
+    with pytest.raises(VolumeError, match=r"claims 3.2e\+03 GB of voxels, and .* are free") as caught:
+        open_volume(put(pack(mrc(ramp(), nx=10_000, ny=10_000, nz=8000))))
+    assert "gunzip" in caught.value.hint
+
+
+def test_the_checksum_at_the_end_of_a_gzip_is_held(put):
+    whole = bytearray(gzip.compress(mrc(ramp((8, 8, 8)))))
+    whole[-8] ^= 1
+    with pytest.raises(VolumeError, match="cannot be read: CRC check failed"):
+        open_volume(put(bytes(whole)))
 
 
 ORDERS = [(3, 1, 2), (2, 1, 3), (1, 3, 2), (2, 3, 1), (3, 2, 1)]

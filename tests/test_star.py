@@ -441,7 +441,7 @@ def test_a_star_file_that_is_none_is_refused_in_words(tmp_path):
     with pytest.raises(StarError, match=r"no such file") as caught:
         StarFile.read(tmp_path / "particle.star")
     assert str(tmp_path / "particles.star") in caught.value.hint
-    with pytest.raises(StarError, match="cannot be read: Is a directory"):
+    with pytest.raises(StarError, match="cannot be read: it is a folder"):
         StarFile.read(tmp_path)
     for content, words in [
         (b"", "it is empty"),

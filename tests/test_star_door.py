@@ -182,9 +182,9 @@ def rows_of(*widths: int) -> str:
         ("", "its rows have no columns"),
         (rows_of(25, 25), r"its rows have \[25\] columns, but 26 or more are needed"),
         (rows_of(35, 34), r"its rows have \[34, 35\] columns"),
-        ("x " * 26, "could not convert string to float"),
-        (rows_of(26) + "1 " * 24 + "nan 1", "particle 2: a value is not a finite number"),
-        ("inf " + "1 " * 25, "particle 1: a value is not a finite number"),
+        ("x " * 26, "in row 1, column 1, 'x' is no number"),
+        (rows_of(26) + "1 " * 24 + "nan 1", "in row 2, column 25, 'nan' is no number"),
+        ("inf " + "1 " * 25, "in row 1, column 1, 'inf' is no number"),
     ],
 )
 def test_a_file_that_is_no_dynamo_table_is_refused_in_words(text, words, tmp_path):

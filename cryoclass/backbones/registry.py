@@ -20,7 +20,7 @@ from cryoclass.backbones.packaged import packaged_card, packaged_weights
 from cryoclass.backbones.spec import Backbone, BackboneSpec
 from cryoclass.backbones.weights import fetch_weights, load_weights
 from cryoclass.card import BACKBONE_FOLDER, BackboneCard, WeightFacts, read_card
-from cryoclass.errors import UsageError
+from cryoclass.errors import ModelError, UsageError
 from cryoclass.progress import Track, silent
 
 Init = Literal["auto", "video", "random"]
@@ -109,11 +109,24 @@ def facts_of_weights(name: str, *, init: Init = "auto", weights: Path | None = N
 
 
 def _card_beside(weights: Path) -> BackboneCard | None:
-    """Return the card beside a weight file; None where there is none, or it belongs to other weights."""
+    """Return the card beside a weight file; None where there is none, or it belongs to other weights.
+
+    Raises
+    ------
+    ModelError
+        A card is damaged, or the file is the one that pretrain wrote with it, and is not what it was.
+    """
     if not (weights.is_file() and weights.with_name(BACKBONE_FOLDER.card).is_file()):
         return None
     card = read_card(weights.parent, BackboneCard, BACKBONE_FOLDER)
-    return card if card.weights_sha256 == sha256(weights) else None
+    if card.weights_sha256 == sha256(weights):
+        return card
+    if weights.name == BACKBONE_FOLDER.weights:
+        raise ModelError(
+            f"{weights} is damaged or altered: its sha256 is not the one in {BACKBONE_FOLDER.card} beside it.",
+            f"Copy the whole {BACKBONE_FOLDER.kind} again; give the file another name where it is another one.",
+        )
+    return None
 
 
 def _check_wishes(entry: BackboneSpec, init: Init, weights: Path | None) -> None:

@@ -5,6 +5,7 @@ it and held from there on.
 """
 
 import errno
+import fcntl
 import json
 import os
 import pickle
@@ -14,7 +15,8 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,8 @@ from cryoclass.backbones.packaged import packaged_weights
 from cryoclass.backbones.spec import Address, Backbone, BackboneSpec, State, Weights
 from cryoclass.backbones.stem import grey_stem
 from cryoclass.errors import ModelError, UsageError
-from cryoclass.files import replacing, write_text
+from cryoclass.files import output_error, replacing, write_text
+from cryoclass.inputs import open_file
 from cryoclass.progress import Track, silent
 
 # torch.load meets damage in its unpickler, its zip reader or its storages, and each has errors of its own.
@@ -100,7 +103,7 @@ def read_state(path: Path, spec: BackboneSpec) -> State:
         Missing, damaged, not a weight file, or a pickle that asks for more than tensors.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             start = file.read(9)
         content = _read(path, start, spec)
     except OSError as error:
@@ -188,11 +191,17 @@ def fetch_weights(spec: BackboneSpec, track: Track = silent) -> Path:
     """
     weights = _published(spec)
     path = cache_folder() / weights.filename
-    if not path.is_file():
-        return _fetch(spec, weights, path, track)
-    recorded = _recorded_hash(path)
-    if recorded is None:
-        return _first_use(spec, path, str(path))
+    if path.is_file() and (recorded := _recorded_hash(path)) is not None:
+        return _held(path, recorded)
+    with _alone(path):  # of two that come at once, the second takes what the first has brought
+        if not path.is_file():
+            return _fetch(spec, weights, path, track)
+        recorded = _recorded_hash(path)
+        return _first_use(spec, path, str(path)) if recorded is None else _held(path, recorded)
+
+
+def _held(path: Path, recorded: str) -> Path:
+    """Hold a cached file against the hash of its first use."""
     if sha256(path) != recorded:
         aside = _move_aside(path)
         raise ModelError(
@@ -216,9 +225,10 @@ def import_weights(spec: BackboneSpec, file: Path) -> Path:
     weights = _published(spec)
     load_weights(spec, file)
     path = cache_folder() / weights.filename
-    with replacing(path) as temporary:
-        shutil.copyfile(file, temporary)
-    _record(path, str(file))
+    with _alone(path):
+        with replacing(path) as temporary:
+            shutil.copyfile(file, temporary)
+        _record(path, str(file))
     return path
 
 
@@ -273,6 +283,7 @@ def _read_safetensors(path: Path) -> State:
 
 
 def _read_torch(path: Path) -> Any:
+    check_zip(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on old formats and odd pickle protocols
@@ -321,6 +332,28 @@ def _and_more(names: list[str]) -> str:
 
 
 # --------------------------------------------------------------------------------------------- the cache
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Let one process at a time bring a file into the cache; the others wait.
+
+    The system gives a lock back when its process ends, however it ends; the file of the lock, which is empty, stays.
+    """
+    name = path.with_name(f"{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = name.open("a")
+    except OSError as error:
+        raise output_error(error, path) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+            # a network disk without locks: the file still appears whole, at worst twice
+        yield
 
 
 def _published(spec: BackboneSpec) -> Weights:

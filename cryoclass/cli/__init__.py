@@ -5,6 +5,7 @@ Nothing here imports torch; commands import what they need when they run, so tha
 
 import functools
 import inspect
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, cast
@@ -25,6 +26,8 @@ from cryoclass.cli.predict import predict
 from cryoclass.cli.pretrain import pretrain
 from cryoclass.cli.simulate import simulate
 from cryoclass.errors import CryoclassError, UsageError
+from cryoclass.inputs import way_out
+from cryoclass.machine import check_one_copy
 from cryoclass.stopping import Stopped
 
 INTERRUPTED = 130
@@ -35,13 +38,19 @@ _TyperUsageError = cast("type[Exception]", typer.BadParameter.__base__)
 
 
 class _Guarded(TyperGroup):
-    """A group that turns our errors into a message, a hint and an exit status."""
+    """A group that turns our errors, and those of files and memory, into a message, a hint and an exit status."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except CryoclassError as problem:
             raise _exit(problem) from problem
+        except BrokenPipeError:
+            raise  # whoever read what we say has gone
+        except OSError as problem:
+            raise _exit(_in_words(problem)) from problem
+        except MemoryError as problem:
+            raise _exit(_too_little_memory()) from problem
         except KeyboardInterrupt:
             console.note(f"interrupted; {GOES_ON}")
             raise typer.Exit(INTERRUPTED) from None
@@ -53,6 +62,21 @@ class _Guarded(TyperGroup):
 def _exit(problem: CryoclassError) -> typer.Exit:
     console.error(problem)
     return typer.Exit(problem.exit_status)
+
+
+def _in_words(problem: OSError) -> CryoclassError:
+    """Say what the system said, and of which file; the last net, for what no reader and no writer has put better."""
+    said = problem.strerror or str(problem) or type(problem).__name__
+    name = problem.filename2 or problem.filename
+    where = f"{os.fsdecode(name)}: " if isinstance(name, str | bytes | os.PathLike) else ""
+    return CryoclassError(f"{where}{said}.", way_out(problem))
+
+
+def _too_little_memory() -> CryoclassError:
+    return CryoclassError(
+        "there is too little memory for this.",
+        "Use a smaller -b/--batch-size, fewer readers (a smaller -j), or a computer or job with more memory.",
+    )
 
 
 app = typer.Typer(
@@ -117,12 +141,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(words: Sequence[str]) -> int:
     console.say_less()
     try:
+        if _writes(words):
+            check_one_copy()
         status = _program()(args=list(words), prog_name="cryoclass", standalone_mode=False)
+    except UsageError as problem:  # a copy
+        return _exit(problem).exit_code
     except _TyperUsageError as problem:
         return _wrong_usage(problem)
     except SystemExit as stop:  # a signal, in a job of RELION
         return stop.code if isinstance(stop.code, int) else 1
     return int(status or 0)
+
+
+READ_ONLY = (("doctor",), ("backbones", "list"))
+
+
+def _writes(words: Sequence[str]) -> bool:
+    """Whether a command line may write anything."""
+    asks = not words or words[0].startswith("-") or {"-h", "--help"} & set(words)
+    return not asks and not any(tuple(words[: len(command)]) == command for command in READ_ONLY)
 
 
 @functools.cache

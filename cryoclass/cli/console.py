@@ -50,6 +50,13 @@ def _visible(text: str) -> str:
     )
 
 
+class _VisibleFormatter(logging.Formatter):
+    """Writes log messages, which name files too, as all else is written."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _visible(super().format(record))
+
+
 def say(line: str) -> None:
     """Print a line of the result."""
     _print((line, ""))
@@ -67,7 +74,9 @@ def warn(line: str) -> None:
 
 def say_more() -> None:
     """Show log messages from now on, and with an error where it arose (``-v``)."""
-    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr, force=True)
+    shown = logging.StreamHandler(sys.stderr)
+    shown.setFormatter(_VisibleFormatter("%(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[shown], force=True)
 
 
 def say_less() -> None:
@@ -78,7 +87,7 @@ def say_less() -> None:
 def error(problem: CryoclassError) -> None:
     """Print an error and the way out; the trace of it only where log messages are shown."""
     if logging.getLogger().isEnabledFor(logging.INFO):
-        traceback.print_exception(problem)
+        sys.stderr.write(_visible("".join(traceback.format_exception(problem))))
     _print(("error:", "bold red"), (f" {problem}", ""), stderr=True)
     if problem.hint:
         _print(("hint:", "cyan"), (f"  {problem.hint}", ""), stderr=True)

@@ -4,6 +4,7 @@ RELION calls ``cryoclass predict --o External/job001/ --in_parts particles.star 
 folder, with up to ten ``--label value`` pairs of the user's in between.
 """
 
+import os
 import re
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -84,7 +85,9 @@ def translate(argv: Sequence[str], app: typer.Typer) -> ExternalCall | None:
     groups = _groups(words[1:])
     outdir = next((g.values[0] for g in reversed(groups) if g.option in OUTDIR and g.values), None)
     marks = (*PARTICLES, TOMOGRAMS, *UNUSED, CONTROL)
-    if not any(group.option in marks for group in groups) and not (outdir and (Path(outdir) / JOB).is_file()):
+    if not any(group.option in marks for group in groups) and not (
+        outdir and os.path.isfile(Path(outdir) / JOB)  # noqa: PTH113 - Path.is_file raises where a name is too long
+    ):
         return None
     options = _options(app, words[0])
     translation = _Translation(options)

@@ -3,12 +3,15 @@
 import dataclasses
 import functools
 import inspect
+import math
+import re
 import typing
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import typer
 
+from cryoclass import numerals
 from cryoclass.cli import console
 from cryoclass.settings import Option, Settings, WorkRequest
 
@@ -107,6 +110,7 @@ def _parameter(group: type[Settings], field: "dataclasses.Field[Any]", hint: Any
         "metavar": option.unit.upper() or None,
         "case_sensitive": False,
         "show_default": not missing and field.default is not None,
+        "parser": _parser(hint),
     }
     kind = typer.Argument(**known) if option.argument else _option(field.name, option, group.panel, known)
     return inspect.Parameter(
@@ -115,6 +119,30 @@ def _parameter(group: type[Settings], field: "dataclasses.Field[Any]", hint: Any
         default=inspect.Parameter.empty if missing else field.default,
         annotation=Annotated[hint, kind],
     )
+
+
+def _parser(hint: Any) -> Callable[[Any], Any] | None:
+    """Return what reads a value, or each of several, where they are numbers; Typer would take ``1_0`` for ten."""
+    kinds = {kind for part in (hint, *typing.get_args(hint)) for kind in (part, *typing.get_args(part))}
+    if float in kinds:
+        return _number
+    return _whole_number if int in kinds else None
+
+
+def _number(text: Any) -> float:
+    try:
+        value = numerals.number(str(text))
+    except ValueError:
+        raise typer.BadParameter(f"{str(text)!r} is no number.") from None
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"{str(text)!r} is too large.")
+    return value
+
+
+def _whole_number(text: Any) -> int:
+    if not re.fullmatch(r"[+-]?[0-9]{1,18}", str(text)):
+        raise typer.BadParameter(f"{str(text)!r} is no whole number.")
+    return int(text)
 
 
 def typed(group: Settings) -> list[object]:

@@ -10,6 +10,7 @@ from cryoclass.exporting.graph import ExportPrecision, build_graph
 from cryoclass.exporting.metadata import write_metadata
 from cryoclass.exporting.parity import Parity, Voxels, check_parity
 from cryoclass.files import replacing
+from cryoclass.seal import sealed
 
 
 def export_onnx(
@@ -44,7 +45,7 @@ def export_onnx(
     parity = check_parity(whole, graph.SerializeToString(), card, precision, boxes)
     write_metadata(graph, card, precision, parity)
     with replacing(out) as temporary:
-        temporary.write_bytes(graph.SerializeToString(deterministic=True))
+        temporary.write_bytes(sealed(graph.SerializeToString(deterministic=True)))
     return parity
 
 

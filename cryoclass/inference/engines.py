@@ -4,7 +4,9 @@ import contextlib
 import ctypes
 import io
 import logging
+import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +23,7 @@ from cryoclass.errors import ModelError, UsageError
 from cryoclass.files import digest
 from cryoclass.machine import check_name, choose_device, computing_in, number_type, short_of_memory
 from cryoclass.preparation import Preparer
+from cryoclass.seal import read_sealed
 from cryoclass.settings import Precision, Preparation
 from cryoclass.sources import Source
 
@@ -44,6 +47,15 @@ ORT_ERRORS = (
     ort_errors.RuntimeException,
     ort_errors.EPFail,
 )
+
+# What onnxruntime's exceptions say where memory is lacking; nothing else tells them apart.
+_NO_MEMORY = re.compile(
+    r"bad.?alloc|out of memory|failed to allocate memory|available memory of \d+ is smaller|cudaErrorMemoryAllocation"
+    r"|CUDA failure 2\b|std::length_error",
+    re.IGNORECASE,
+)
+FLOATS, RANK = "tensor(float)", 4
+_AGAIN = "Run cryoclass export again."
 
 _log = logging.getLogger(__name__)
 
@@ -104,17 +116,16 @@ class TorchEngine:
         Raises
         ------
         ModelError
-            The batch does not fit into the memory of the GPU.
+            The batch does not fit into memory.
         """
-        try:
-            with torch.inference_mode(), computing_in(self.device, self.precision):
-                raw = torch.from_numpy(np.require(voxels, np.float32, "W"))  # a memory map may be read-only
-                outputs = self.whole(raw.to(self.device))
-                said = {name: value.float().cpu().numpy() for name, value in outputs.items()}
-        except (RuntimeError, MemoryError) as error:
-            if not short_of_memory(error):
-                raise
-            raise _out_of_memory(voxels, str(self.device)) from error
+        with (
+            torch.inference_mode(),
+            computing_in(self.device, self.precision),
+            _memory_said(voxels, self.device),
+        ):
+            raw = torch.from_numpy(np.require(voxels, np.float32, "W"))  # a memory map may be read-only
+            outputs = self.whole(raw.to(self.device))
+            said = {name: value.float().cpu().numpy() for name, value in outputs.items()}
         return _checked(said, self.card, self.description)
 
     def identity(self) -> str:
@@ -158,14 +169,13 @@ class BackboneEngine:
 
     def run(self, voxels: Voxels) -> Arrays:
         """Embed ``(N, D, H, W)`` raw float32 voxels; errors as :meth:`TorchEngine.run`."""
-        try:
-            with torch.inference_mode(), computing_in(self.device, self.precision):
-                embedding = self.network(torch.from_numpy(voxels).to(self.device))
-        except (RuntimeError, MemoryError) as error:
-            if not short_of_memory(error):
-                raise
-            raise _out_of_memory(voxels, str(self.device)) from error
-        return _checked({EMBEDDING: embedding.float().cpu().numpy()}, self.card, self.description)
+        with (
+            torch.inference_mode(),
+            computing_in(self.device, self.precision),
+            _memory_said(voxels, self.device),
+        ):
+            said = {EMBEDDING: self.network(torch.from_numpy(voxels).to(self.device)).float().cpu().numpy()}
+        return _checked(said, self.card, self.description)
 
     def identity(self) -> str:
         """Return a hash of the weights and of what they are shown."""
@@ -189,7 +199,7 @@ class OnnxEngine:
     UsageError
         No such name of a device.
     ModelError
-        The file is missing, damaged, or not made by cryoclass; or CUDA was asked for and onnxruntime cannot use it
+        The file is missing, damaged, altered, or not made by cryoclass; or CUDA was asked for and onnxruntime cannot use it
         (left alone, it would go on with the CPU).
     """
 
@@ -198,7 +208,12 @@ class OnnxEngine:
         wish = str(device)
         check_name(wish)
         cuda = wish.startswith("cuda") or (wish == "auto" and torch.cuda.is_available())
-        self.session = _open_session(path, _providers(wish, cuda))
+        if path.is_dir():
+            raise ModelError(
+                f"{path} is a folder, no ONNX file.", f"Use --model {path}, or the file that export wrote."
+            )
+        content, self._seal = read_sealed(path)
+        self.session = _open_session(path, content, _providers(wish, cuda))
         self.card = _card(self.session, path)
         lost = cuda and CUDA not in self.session.get_providers()
         reason = (_why_not_loaded() or _no_device()) if lost else ""
@@ -218,18 +233,18 @@ class OnnxEngine:
         Raises
         ------
         ModelError
-            onnxruntime gives up; most often for lack of memory.
+            onnxruntime gives up, for lack of memory or for another reason; the message says which.
         """
         names = list(self.card.outputs)
         try:
             said = dict(zip(names, self.session.run(names, {INPUT: voxels}), strict=True))
-        except ORT_ERRORS as error:
-            raise _out_of_memory(voxels, f"onnxruntime ({_first_line(error)})") from error
+        except (*ORT_ERRORS, MemoryError) as error:
+            raise _not_computed(voxels, error) from error
         return _checked(said, self.card, str(self.path))
 
     def identity(self) -> str:
-        """Return a hash of the file."""
-        return digest(self.path.read_bytes())
+        """Return a hash of all that decides what the file computes."""
+        return digest(self._seal)
 
 
 def load_engine(model: Path | None, onnx: Path | None, device: str, precision: Precision = "auto") -> Engine:
@@ -263,9 +278,34 @@ def _checked(said: Arrays, card: ModelCard, where: str) -> Arrays:
 
 def _out_of_memory(voxels: Voxels, place: str) -> ModelError:
     return ModelError(
-        f"A batch of {len(voxels)} boxes of {'x'.join(map(str, voxels.shape[1:]))} voxels could not be computed on {place}.",
+        f"{_batch(voxels)} could not be computed on {place}: it does not fit into memory.",
         "Use a smaller --batch-size.",
     )
+
+
+@contextlib.contextmanager
+def _memory_said(voxels: Voxels, device: torch.device) -> Iterator[None]:
+    """Turn torch's ways of saying that memory is lacking into words."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if short_of_memory(error):
+            raise _out_of_memory(voxels, str(device)) from error
+        raise
+
+
+def _not_computed(voxels: Voxels, error: Exception) -> ModelError:
+    """Say why onnxruntime gave up; only where memory was lacking does a smaller batch help."""
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+        return _out_of_memory(voxels, "onnxruntime")
+    return ModelError(
+        f"{_batch(voxels)} could not be computed by onnxruntime: {_first_line(error)}.",
+        "Its memory is not the reason. Use predict --model, or boxes of the size that the model has learnt from.",
+    )
+
+
+def _batch(voxels: Voxels) -> str:
+    return f"A batch of {len(voxels)} boxes of {'x'.join(map(str, voxels.shape[1:]))} voxels"
 
 
 # ----------------------------------------------------------------------------------------- onnxruntime
@@ -278,21 +318,16 @@ def _providers(wish: str, cuda: bool) -> list[Any]:
     return [(CUDA, {"device_id": int(index or 0)}), CPU]
 
 
-def _open_session(path: Path, providers: list[Any]) -> Any:
+def _open_session(path: Path, content: bytes, providers: list[Any]) -> Any:
+    """Open what was read and checked, not the file again: it may change meanwhile."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = FATAL
     onnxruntime.set_default_logger_severity(FATAL)
-    if path.is_dir():
-        raise ModelError(
-            f"{path} is a folder, no ONNX file.", f"Use --model {path}, or the file that export wrote."
-        )
-    if not path.is_file():
-        raise ModelError(f"There is no file {path}.", "Check the path given to --onnx.")
     try:
         with _quiet():
             if len(providers) > 1:
                 _preload()
-            return onnxruntime.InferenceSession(path, options, providers=providers)
+            return onnxruntime.InferenceSession(content, options, providers=providers)
     except ORT_ERRORS as error:
         raise ModelError(
             f"{path} is not an ONNX file, or is damaged: {_first_line(error)}.",
@@ -320,8 +355,26 @@ def _card(session: Any, path: Path) -> ModelCard:
             "Use a file written by cryoclass export.",
         )
     card = ModelCard.from_json(text, f"the model card in {path}")
+    _check_input(session, path)
     check_said({output.name: tuple(output.shape) for output in session.get_outputs()}, card, str(path))
+    strange = [output for output in session.get_outputs() if output.type != FLOATS]
+    if strange:
+        raise ModelError(f"{path} gives {strange[0].name} as {strange[0].type}; it must be {FLOATS}.", _AGAIN)
     return card
+
+
+def _check_input(session: Any, path: Path) -> None:
+    """Raise a ModelError where a graph does not take boxes and nothing else, any number of any size."""
+    said = [(value.name, value.type, len(value.shape)) for value in session.get_inputs()]
+    fixed = [side for value in session.get_inputs() for side in value.shape if isinstance(side, int)]
+    if said != [(INPUT, FLOATS, RANK)] or fixed:
+        inputs = ", ".join(
+            f"{value.name} {value.type} {'x'.join(map(str, value.shape))}" for value in session.get_inputs()
+        )
+        raise ModelError(
+            f"{path} takes {inputs or 'no input'}; it must take {INPUT} {FLOATS} NxDxHxW, boxes of any number and size.",
+            _AGAIN,
+        )
 
 
 def why_onnxruntime_has_no_cuda() -> str:

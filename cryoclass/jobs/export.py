@@ -1,10 +1,13 @@
 """A model as one checked ONNX file."""
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cryoclass.errors import UsageError
+from cryoclass.files import output_error
+from cryoclass.inputs import is_no_file
 from cryoclass.progress import TO_LOG, Listener
 from cryoclass.settings import Settings, setting
 
@@ -45,10 +48,24 @@ def export(request: ExportRequest, listener: Listener = TO_LOG) -> ExportResult:
         raise UsageError(f"{request.out} exists.", "Choose another --out, or add --overwrite.")
     if request.out.suffix != ".onnx":
         raise UsageError(f"--out {request.out} must end in .onnx.")
+    if reason := is_no_file(request.out):
+        raise UsageError(f"--out {request.out} cannot be replaced: {reason}.", "Choose another --out.")
+    _try_to_write(request.out)
     from cryoclass.classifier import load_card
     from cryoclass.exporting.onnx_file import export_onnx
 
     listener.note(f"exporting {request.model}, and comparing the graph with torch")
     parity = export_onnx(request.model, request.out, request.precision)
-    tables = tuple(map(Path, load_card(request.model).training.get("particles", ())))
+    said = load_card(request.model).training.get("particles", ())  # for people: nobody has checked it
+    tables = tuple(Path(name) for name in said if isinstance(name, str)) if isinstance(said, list) else ()
     return ExportResult(file=request.out, parity=parity, tables=tables)
+
+
+def _try_to_write(path: Path) -> None:
+    """Raise OutputError at once where a file cannot be written, not after minutes of work."""
+    try:
+        there = next(folder for folder in path.absolute().parents if folder.exists())
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise output_error(error, path) from error

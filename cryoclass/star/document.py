@@ -11,6 +11,7 @@ and end before a blank, and a bell character keeps a quote from ending there.
 
 import codecs
 import difflib
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,11 +21,13 @@ from typing import Self
 
 import numpy as np
 
+from cryoclass import numerals
 from cryoclass.errors import StarError
 from cryoclass.files import replacing
+from cryoclass.inputs import read_file
 
 _TOKEN = re.compile(rb"""\s*(?:"(.*?)(?<!\a)"(?=\s|$)|'(.*?)(?<!\a)'(?=\s|$)|([^\s#]\S*))""")
-_VERSION = re.compile(rb"\s*#\s*version\s+(\d+)")
+_VERSION = re.compile(rb"\s*#\s*version\s+(\d{1,9})")
 _BLANK = re.compile(r"\s")
 _NEEDS_CARE = re.compile(rb"""["'#]""")
 
@@ -87,7 +90,7 @@ class StarFile:
             The file is missing, unreadable, or holds no STAR block.
         """
         try:
-            content = path.read_bytes()
+            content = read_file(path)
         except FileNotFoundError:
             raise StarError(f"{path}: no such file.", _nearest_file(path)) from None
         except OSError as error:
@@ -159,10 +162,7 @@ class StarFile:
             A cell is not a finite number; file, line and column are named.
         """
         columns = self.columns(block, labels)
-        try:
-            table = np.array(columns, dtype=np.float64).reshape(len(labels), len(block)).T
-        except ValueError:
-            table = np.full((len(block), len(labels)), np.nan)
+        table = _as_numbers(columns).reshape(len(labels), len(block)).T
         if not np.isfinite(table).all():
             self._complain_about_number(block, labels, columns)
         return table
@@ -408,9 +408,19 @@ def _moved(block: Block, after: int, by: int) -> Block:
     )
 
 
+def _as_numbers(columns: Sequence[Sequence[str]]) -> np.ndarray:
+    """Return cells as float64; all NaN where one is no number."""
+    try:
+        if all(map(numerals.in_digits, columns)):
+            return np.array(columns, dtype=np.float64)
+    except ValueError:
+        pass
+    return np.full((len(columns), len(columns[0]) if columns else 0), np.nan)
+
+
 def _is_finite(cell: str) -> bool:
     try:
-        return bool(np.isfinite(float(cell)))
+        return math.isfinite(numerals.number(cell))
     except ValueError:
         return False
 

@@ -1,14 +1,17 @@
 """Dynamo tables (``.tbl``); what their columns mean stands in Dynamo's manual (``dtcol``)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from cryoclass.errors import StarError
+from cryoclass.numerals import number
 from cryoclass.star.document import StarFile
-from cryoclass.star.lists import ListedParticles, require_file
+from cryoclass.star.lists import ListedParticles, read_listed
 
 DYNAMO_COLUMNS = 35
+USED = (0, 3, 4, 5, 19, 21, 23, 24, 25)  # from 0
 TOMOGRAM_MAP = "indices_column20.doc"
 
 
@@ -22,8 +25,8 @@ def read_dynamo(path: Path) -> StarFile:
     StarError
         The file is missing or not of its kind, or the map of tomograms lacks one.
     """
-    require_file(path)
-    lines = [line.split() for line in path.read_text("utf-8", "replace").splitlines() if line.strip()]
+    text = read_listed(path).decode("utf-8", "replace")
+    lines = [line.split() for line in text.splitlines() if line.strip()]
     widths = {len(line) for line in lines}
     if len(widths) != 1 or min(widths) < 26:
         raise StarError(
@@ -31,18 +34,28 @@ def read_dynamo(path: Path) -> StarFile:
             f"in all rows alike.",
             f"A .tbl file has {DYNAMO_COLUMNS} or more numbers per row.",
         )
-    try:
-        table = np.array(lines, dtype=np.float64)
-    except ValueError as error:
-        raise StarError(
-            f"{path} is not a Dynamo table: {error}.", "A .tbl file holds numbers only."
-        ) from error
+    table = _numbers(lines, path)
     return ListedParticles(
         tag=table[:, 0],
         tomogram=_named(table[:, 19], path),
         position=table[:, 23:26] + table[:, 3:6],
         class_number=table[:, 21],
     ).as_star(path)
+
+
+def _numbers(lines: Sequence[Sequence[str]], path: Path) -> np.ndarray:
+    """Return the columns that are used; MATLAB may have left NaN in the others."""
+    table = np.zeros((len(lines), max(USED) + 1))
+    for row, line in enumerate(lines):
+        for column in USED:
+            try:
+                table[row, column] = number(line[column])
+            except ValueError as error:
+                raise StarError(
+                    f"{path} is not a Dynamo table: in row {row + 1}, column {column + 1}, {error}.",
+                    "A .tbl file holds numbers only.",
+                ) from error
+    return table
 
 
 def _named(numbers: np.ndarray, table: Path) -> np.ndarray | list[str]:

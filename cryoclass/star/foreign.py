@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryoclass.errors import StarError
+from cryoclass.inputs import open_file
 
 POINTS = (
     "Write its points as a STAR file with the columns rlnMicrographName (the tomogram), rlnCoordinateX, rlnCoordinateY and "
@@ -111,7 +112,7 @@ KINDS = (
 def refusal(path: Path) -> StarError | None:
     """Return the words that name a file for what it is; None where it is a STAR file, or of no known kind."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             start = file.read(_START)
     except OSError:
         return None

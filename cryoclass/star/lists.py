@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from cryoclass.errors import StarError
+from cryoclass.inputs import read_file
 from cryoclass.star.document import StarFile
 from cryoclass.star.tables import tables_text
 
@@ -64,7 +65,11 @@ class ListedParticles:
         return StarFile.parse(tables_text({"particles": table}).encode(), path)
 
 
-def require_file(path: Path) -> None:
-    """Raise StarError where there is no such file."""
-    if not path.is_file():
-        raise StarError(f"{path}: no such file.", "Check the path.")
+def read_listed(path: Path) -> bytes:
+    """Return the bytes of such a list; StarError where there is no file to read."""
+    try:
+        return read_file(path)
+    except FileNotFoundError:
+        raise StarError(f"{path}: no such file.", "Check the path.") from None
+    except OSError as error:
+        raise StarError(f"{path} cannot be read: {error.strerror}.", "Check the path.") from error

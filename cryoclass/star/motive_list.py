@@ -6,7 +6,7 @@ import numpy as np
 
 from cryoclass.errors import StarError
 from cryoclass.star.document import StarFile
-from cryoclass.star.lists import ListedParticles, require_file
+from cryoclass.star.lists import ListedParticles, read_listed
 
 EM_HEADER_BYTES = 512
 EM_ROWS = 20
@@ -21,8 +21,7 @@ def read_motive_list(path: Path) -> StarFile:
     StarError
         The file is missing or not of its kind.
     """
-    require_file(path)
-    content = path.read_bytes()
+    content = read_listed(path)
     problem = f"{path} is not an EM motive list"
     if len(content) < EM_HEADER_BYTES:
         raise StarError(f"{problem}: it has only {len(content)} bytes.", "Give an .em file of 20 rows.")

@@ -24,7 +24,7 @@ _EXTENSION = re.compile(rf"({_EXTENSIONS})$", re.IGNORECASE)
 _TAIL = re.compile(
     rf"({_EXTENSIONS}|_\d+\.\d+Apx|_half[12]|_data|_EVN|_ODD|_Vol|_(full_)?rec|_(pre)?ali)$", re.IGNORECASE
 )
-_APX = re.compile(r"_(\d+\.\d+)Apx(?=[._]|$)")
+_APX = re.compile(r"_([0-9]+\.[0-9]+)Apx(?=[._]|$)")
 _BINNED = re.compile(r"_bin\d+$", re.IGNORECASE)
 
 
@@ -75,8 +75,8 @@ def _without_prefix(name: str) -> str:
 def _number(name: str) -> str:
     """Return the number at the end of a name, without leading zeros and binning: ``TS_006_bin4`` is ``6``."""
     numbered = _BINNED.sub("", stem(name))
-    digits = re.search(r"(\d+)$", numbered)
-    return str(int(digits[1])) if digits else numbered
+    digits = re.search(r"[0-9]+$", numbered)
+    return digits[0].lstrip("0") or "0" if digits else numbered
 
 
 def volume_files(folder: Path) -> list[Path]:
@@ -118,7 +118,7 @@ def match(names: Iterable[str], files: Iterable[Path]) -> dict[str, Path]:
     tables = [(key, _by_key(files, key)) for key in keys]
     found: dict[str, Path] = {}
     for name in filter(None, dict.fromkeys(names)):
-        for key, by_key in tables if stem(name).isdigit() else tables[:-1]:
+        for key, by_key in tables if re.fullmatch("[0-9]+", stem(name)) else tables[:-1]:
             hits = by_key.get(key(name), [])
             if len(hits) > 1:
                 shown = ", ".join(path.name for path in hits[:3])
@@ -160,7 +160,7 @@ def names_meant(tables: Iterable[Iterable[str]]) -> dict[str, str]:
 
 # ------------------------------------------------------------------------------------- paths in tables
 
-_INDEX = re.compile(r"\d+@")
+_INDEX = re.compile(r"[0-9]{1,18}@")
 
 
 def split_index(name: str) -> tuple[str, str]:

@@ -77,7 +77,7 @@ def _table_problems(rows: Rows) -> Iterator[Problem]:
 def _integer_problems(rows: Rows) -> Iterator[Problem]:
     present = [label for label in INTEGERS if label in rows]
     for label, cells in zip(present, rows.text.columns(rows.block, present), strict=True):
-        wrong = sorted(cell for cell in set(cells) if not re.fullmatch(r"[+-]?\d+(\.0*)?", cell))
+        wrong = sorted(cell for cell in set(cells) if not re.fullmatch(r"[+-]?[0-9]+(\.0*)?", cell))
         if wrong:
             count = sum(cell in wrong for cell in cells)
             yield (

@@ -8,7 +8,6 @@ cannot capture. Facts about each oddity: MRC2014 (Cheng et al., J. Struct. Biol.
 import bz2
 import gzip
 import math
-import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ from mrcfile.utils import data_dtype_from_header
 
 from cryoclass.errors import VolumeError
 from cryoclass.files import replacing
+from cryoclass.inputs import blame, check_file, open_file
+from cryoclass.machine import available_memory
 from cryoclass.volumes.pixels import agree
 
 HEADER_BYTES = 1024
@@ -28,6 +29,7 @@ IMOD_STAMP = 1146047817
 XYZ = (1, 2, 3)
 MODES = {0: "int8", 1: "int16", 2: "float32", 6: "uint16", 12: "float16"}
 _COMPRESSED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open}
+CHUNK = 1 << 20  # bytes that are unpacked at once
 _REEXPORT = "Write it again as float32 (mode 2), for example with relion_image_handler."
 
 
@@ -73,21 +75,37 @@ def open_volume(path: Path) -> Volume:
     Raises
     ------
     VolumeError
-        The file is missing, empty, no MRC file, truncated, or of a mode that holds no density.
+        The file is missing, empty, no MRC file, truncated, or of a mode that holds no density; or it is compressed, and what
+        its header claims does not fit into memory.
     """
-    header, raw = _read_header(path)
-    shape, dtype = _shape(header, path), _dtype(header, path)
-    offset = HEADER_BYTES + max(0, int(header.nsymbt))
-    needed, found = offset + math.prod(shape) * dtype.itemsize, len(raw) if raw else path.stat().st_size
-    if found < needed:
+    return _open(path)[0]
+
+
+def _open(path: Path) -> tuple[Volume, Any]:
+    """Return a volume and its header as a record."""
+    try:
+        check_file(path)
+        with open_file(path) as file:
+            start = file.read(HEADER_BYTES)
+        opener = next((opener for magic, opener in _COMPRESSED.items() if start.startswith(magic)), None)
+        if opener is not None:
+            with opener(path) as stream:
+                header = _parse_header(stream.read(HEADER_BYTES), path)
+                return _volume(path, header, _unpacked(path, header, stream)), header
+        header = _parse_header(start, path)
+        return _volume(path, header, _mapped(path, header)), header
+    except FileNotFoundError as error:
         raise VolumeError(
-            f"{path} is truncated: {found} bytes, but its header speaks of {needed}.",
-            "Copy or compute it again.",
-        )
-    if raw:
-        data = np.frombuffer(raw, dtype, math.prod(shape), offset).reshape(shape)
-    else:
-        data = _mapped(path, dtype, offset, shape)
+            f"{path}: no such volume.", "Check the path; relative paths start in the current folder."
+        ) from error
+    except (OSError, EOFError, zlib.error) as error:
+        if isinstance(error, OSError):
+            blame(error, path)
+        reason = getattr(error, "strerror", None) or error
+        raise VolumeError(f"{path} cannot be read: {reason}.", "Copy it again.") from error
+
+
+def _volume(path: Path, header: Any, data: np.ndarray) -> Volume:
     return Volume(
         path=path,
         data=data,
@@ -106,7 +124,7 @@ def read_map(path: Path) -> Volume:
     VolumeError
         As :func:`open_volume`, or the voxels hold NaN or infinity.
     """
-    volume, header = open_volume(path), _read_header(path)[0]
+    volume, header = _open(path)
     data = np.array(_in_zyx_order(volume.data, header, path), dtype=np.float32)
     check_finite(data, path)
     return Volume(path=path, data=data, angpix=volume.angpix)
@@ -184,42 +202,75 @@ def volume_bytes(side: int, dtype: Literal["float32", "float16"]) -> int:
     return HEADER_BYTES + (2 if dtype == "float16" else 4) * side**3
 
 
-def _read_header(path: Path) -> tuple[Any, bytes]:
-    """Return the header as a record and, for a compressed file, all its bytes."""
-    if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where a name is too long
+def _layout(header: Any, path: Path) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """Return shape and number type of the voxels, and at which byte they start."""
+    return _shape(header, path), _dtype(header, path), HEADER_BYTES + max(0, int(header.nsymbt))
+
+
+def _mapped(path: Path, header: Any) -> np.ndarray:
+    shape, dtype, offset = _layout(header, path)
+    needed, found = offset + math.prod(shape) * dtype.itemsize, path.stat().st_size
+    if found < needed:
+        raise _truncated(path, found, needed)
+    return np.memmap(path, dtype, "r", offset, shape)
+
+
+def _unpacked(path: Path, header: Any, stream: Any) -> np.ndarray:
+    """Unpack what the header asks for and no more: a small file may unpack to more than any memory holds."""
+    shape, dtype, offset = _layout(header, path)
+    size = math.prod(shape) * dtype.itemsize
+    _check_memory(path, size)
+    voxels = np.empty(
+        size, np.uint8
+    )  # memory is taken where it is written to: a header that lies costs nothing
+    extended = _skip(stream, offset - HEADER_BYTES)
+    filled = _fill(stream, voxels.data) if extended == offset - HEADER_BYTES else 0
+    if filled < size:
+        raise _truncated(path, HEADER_BYTES + extended + filled, offset + size)
+    _skip(stream, CHUNK)  # a checksum stands at the very end
+    data = voxels.view(dtype).reshape(shape)
+    data.flags.writeable = False
+    return data
+
+
+def _check_memory(path: Path, size: int) -> None:
+    free = available_memory()
+    if size > free:
         raise VolumeError(
-            f"{path}: no such volume.", "Check the path; relative paths start in the current folder."
+            f"{path}: its header claims {size / 1e9:.3g} GB of voxels, and {free / 1e9:.3g} GB of memory are free.",
+            "Unpack it with gunzip or bunzip2: plain files are not read into memory. If it is far smaller, it is damaged.",
         )
-    try:
-        with path.open("rb") as file:
-            start = file.read(HEADER_BYTES)
-        opener = next((o for magic, o in _COMPRESSED.items() if start.startswith(magic)), None)
-        raw = _decompressed(path, opener) if opener else b""
-    except (OSError, EOFError, zlib.error) as error:
-        raise VolumeError(f"{path} cannot be read: {error}.", "Copy it again.") from error
-    start = raw[:HEADER_BYTES] if raw else start
+
+
+def _skip(stream: Any, count: int) -> int:
+    """Read up to so many bytes and forget them; return how many there were."""
+    skipped = 0
+    while skipped < count and (chunk := stream.read(min(CHUNK, count - skipped))):
+        skipped += len(chunk)
+    return skipped
+
+
+def _fill(stream: Any, target: memoryview) -> int:
+    """Read into memory that is there already; return how many bytes there were."""
+    filled = 0
+    while filled < len(target) and (count := stream.readinto(target[filled : filled + CHUNK])):
+        filled += count
+    return filled
+
+
+def _truncated(path: Path, found: int, needed: int) -> VolumeError:
+    return VolumeError(
+        f"{path} is truncated: {found} bytes, but its header speaks of {needed}.", "Copy or compute it again."
+    )
+
+
+def _parse_header(start: bytes, path: Path) -> Any:
+    """Decide the byte order by which one gives a sensible mode, size and axis order: stamps are often wrong."""
     if len(start) < HEADER_BYTES:
         what = "is empty" if not start else f"has only {len(start)} bytes, fewer than an MRC header"
         raise VolumeError(
             f"{path} {what}.", "Copy it again; if it is a git-lfs pointer, fetch the real file."
         )
-    return _parse_header(start, path), raw
-
-
-def _decompressed(path: Path, opener: Callable[..., Any]) -> bytes:
-    with opener(path) as file:
-        return bytes(file.read())
-
-
-def _mapped(path: Path, dtype: np.dtype[Any], offset: int, shape: tuple[int, ...]) -> np.ndarray:
-    try:
-        return np.memmap(path, dtype, "r", offset, shape)
-    except OSError as error:
-        raise VolumeError(f"{path} cannot be read: {error.strerror}.", "Copy it elsewhere.") from error
-
-
-def _parse_header(start: bytes, path: Path) -> Any:
-    """Decide the byte order by which one gives a sensible mode, size and axis order: stamps are often wrong."""
     for order in "<>":
         # An array of no axes keeps the byte order in its fields, which an element taken out of one does not.
         header = np.frombuffer(start, HEADER_DTYPE.newbyteorder(order), 1).reshape(()).view(np.recarray)

@@ -9,6 +9,7 @@ from pathlib import Path
 from cryoclass.backbones.spec import BackboneSpec
 from cryoclass.card import BackboneCard
 from cryoclass.errors import ModelError
+from cryoclass.inputs import read_file
 
 FOLDER = Path(__file__).parent
 
@@ -44,7 +45,7 @@ def packaged_card(spec: BackboneSpec) -> BackboneCard:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_file(path)
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}.", _REINSTALL) from error
 
