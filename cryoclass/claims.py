@@ -107,6 +107,22 @@ def claim_run(
         yield place
 
 
+@contextmanager
+def claim_file(path: Path) -> Iterator[None]:
+    """Keep a file to this run as :func:`claim` keeps a folder; the lock lies beside it.
+
+    Raises
+    ------
+    UsageError
+        Another run writes it.
+    OutputError
+        Its folder cannot be written.
+    """
+    name = f".{path.name.encode()[:100].decode(errors='ignore')}{LOCK}"
+    with signals_as_exits(), _made(path.parent), _locked(path.parent, name, path):
+        yield
+
+
 # ------------------------------------------------------------------------------------------- the lock
 
 
@@ -170,13 +186,14 @@ def _made(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    lock, holder = folder / LOCK, _Holder.here()
+def _locked(folder: Path, name: str = LOCK, what: Path | None = None) -> Iterator[None]:
+    """Hold the lock of a folder, or, under a name of its own, that of a file in it."""
+    lock, holder = folder / name, _Holder.here()
     try:
         while not _create(lock, json.dumps(asdict(holder))):
-            _break_or_refuse(lock)
+            _break_or_refuse(lock, what or folder)
     except OSError as problem:
-        raise output_error(problem, lock) from problem
+        raise output_error(problem, what or lock) from problem
     ended = threading.Event()
     alive = threading.Thread(target=_show_life, args=(lock, ended), daemon=True)
     alive.start()
@@ -200,34 +217,34 @@ def _create(path: Path, text: str) -> bool:
     return True
 
 
-def _break_or_refuse(lock: Path) -> None:
+def _break_or_refuse(lock: Path, what: Path) -> None:
     """Remove a lock whose holder is gone; whoever does that holds a second lock, lest he remove a successor's."""
-    _refuse_living(lock)
+    _refuse_living(lock, what)
     guard = lock.with_suffix(".breaking")
     if not _create(guard, ""):
         if _age(guard) < PATIENCE:
-            raise _refusal(lock, _read(lock) or _UNKNOWN)
+            raise _refusal(what, _read(lock) or _UNKNOWN)
         guard.unlink(missing_ok=True)
         return
     try:
-        _refuse_living(lock)
+        _refuse_living(lock, what)
         lock.unlink(missing_ok=True)
     finally:
         guard.unlink(missing_ok=True)
 
 
-def _refuse_living(lock: Path) -> None:
+def _refuse_living(lock: Path, what: Path) -> None:
     holder = _read(lock)
     # A lock without content is being written, or was when its computer died.
     gone = _age(lock) > PATIENCE if holder is None else holder.is_gone(lock)
     if not gone and lock.exists():
-        raise _refusal(lock, holder or _UNKNOWN)
+        raise _refusal(what, holder or _UNKNOWN)
 
 
-def _refusal(lock: Path, holder: _Holder) -> UsageError:
+def _refusal(what: Path, holder: _Holder) -> UsageError:
     return UsageError(
-        f"{lock.parent} is in use: process {holder.pid} on {holder.host} has written there since {holder.since}; two "
-        "runs must not share a folder.",
+        f"{what} is in use: process {holder.pid} on {holder.host} has written there since {holder.since}; two "
+        "runs must not mix.",
         f"Choose another --outdir, or wait for that run, or end it. If its computer has died, its claim ends "
         f"{PATIENCE / 60:.0f} minutes after its last sign of life.",
     )

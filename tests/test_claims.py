@@ -12,7 +12,7 @@ import pytest
 from cli_helpers import NETWORK
 
 from cryoclass import claims
-from cryoclass.claims import LOCK, claim, claim_run
+from cryoclass.claims import LOCK, claim, claim_file, claim_run
 from cryoclass.errors import OutputError, UsageError
 from cryoclass.files import replacing, together, write_text
 from cryoclass.records import RECORD, Writes
@@ -205,6 +205,16 @@ def test_a_finished_run_without_checkpoint_is_not_gone_through(tmp_path):
     (tmp_path / "checkpoint-1.pt").touch()
     with claim_run(tmp_path, X, resume=True, overwrite=False):
         pass
+
+
+def test_a_single_file_is_claimed_too(tmp_path):
+    out = tmp_path / "new" / ("long" * 60 + ".onnx")
+    with claim_file(out):
+        with pytest.raises(UsageError, match="onnx is in use: process"), claim_file(out):
+            raise AssertionError("not refused")
+        with claim_file(out.with_name("other.onnx")), claim(out.parent, X, overwrite=False):
+            pass
+    assert not (tmp_path / "new").exists()
 
 
 # ------------------------------------------------------------------------------------- files of one run

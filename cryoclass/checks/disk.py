@@ -5,12 +5,15 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cryoclass.card import ModelCard
 from cryoclass.checks.findings import Finding, error, ok, size
 from cryoclass.errors import OutputError
 from cryoclass.settings import Extraction
 from cryoclass.volumes.mrc import volume_bytes
+
+if TYPE_CHECKING:
+    from cryoclass.card import ModelCard
 
 
 def extraction_bytes(count: int, settings: Extraction) -> int:
@@ -18,7 +21,7 @@ def extraction_bytes(count: int, settings: Extraction) -> int:
     return count * volume_bytes(settings.box, settings.dtype)
 
 
-def outputs_bytes(count: int, card: ModelCard) -> int:
+def outputs_bytes(count: int, card: "ModelCard") -> int:
     """Return the bytes that the stored outputs of ``count`` particles take at least; lengths that only the network knows count 0."""
     widths = [math.prod(n if isinstance(n, int) else 0 for n in axes[1:]) for axes in card.lengths.values()]
     return count * (1 + 4 * sum(widths))

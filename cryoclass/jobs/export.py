@@ -1,12 +1,12 @@
 """A model as one checked ONNX file."""
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from cryoclass.claims import claim_file
 from cryoclass.errors import UsageError
-from cryoclass.files import output_error
+from cryoclass.files import stamp
 from cryoclass.inputs import is_no_file
 from cryoclass.progress import TO_LOG, Listener
 from cryoclass.settings import Settings, setting
@@ -50,22 +50,23 @@ def export(request: ExportRequest, listener: Listener = TO_LOG) -> ExportResult:
         raise UsageError(f"--out {request.out} must end in .onnx.")
     if reason := is_no_file(request.out):
         raise UsageError(f"--out {request.out} cannot be replaced: {reason}.", "Choose another --out.")
-    _try_to_write(request.out)
+    from cryoclass.checks.disk import check_disk
+    from cryoclass.checks.findings import enforce
     from cryoclass.classifier import load_card
     from cryoclass.exporting.onnx_file import export_onnx
 
     listener.note(f"exporting {request.model}, and comparing the graph with torch")
-    parity = export_onnx(request.model, request.out, request.precision)
+    with claim_file(request.out):
+        enforce(check_disk(request.out.parent, _bytes(request)), listener)
+        parity = export_onnx(request.model, request.out, request.precision)
     said = load_card(request.model).training.get("particles", ())  # for people: nobody has checked it
     tables = tuple(Path(name) for name in said if isinstance(name, str)) if isinstance(said, list) else ()
     return ExportResult(file=request.out, parity=parity, tables=tables)
 
 
-def _try_to_write(path: Path) -> None:
-    """Raise OutputError at once where a file cannot be written, not after minutes of work."""
-    try:
-        there = next(folder for folder in path.absolute().parents if folder.exists())
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        raise output_error(error, path) from error
+def _bytes(request: ExportRequest) -> int:
+    """Return the bytes that the file takes at least; 0 where the model folder has no weights, as will be said later."""
+    from cryoclass.card import MODEL_FOLDER
+
+    size, _ = stamp(request.model / MODEL_FOLDER.weights)
+    return size // 2 if request.precision == "fp16" else size
