@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cryoclass.errors import UsageError
-from cryoclass.files import output_error, sweep
+from cryoclass.files import output_error
 from cryoclass.records import Workplace, Writes
 from cryoclass.stopping import signals_as_exits
 
@@ -70,7 +70,7 @@ def claim(
                 f"{outdir} holds a finished run ({writes.last}).",
                 "Choose another --outdir, or add --overwrite.",
             )
-        sweep(outdir)
+        place.sweep()
         try:
             yield place
         finally:

@@ -13,7 +13,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from cryoclass.errors import UsageError
-from cryoclass.files import output_error, together, write_text
+from cryoclass.files import output_error, sweep, together, write_text
 
 RECORD = ".cryoclass.json"
 FORMAT = 1
@@ -122,6 +122,14 @@ class Workplace:
             )
         for path in self._strangers():
             raise _not_ours(path, self.writes.command)
+
+    def sweep(self) -> None:
+        """Remove what a killed run of this command left half-written, in its folder and in those below."""
+        for name in self._record.folders:
+            for below in (self.folder / name).glob("*/"):
+                sweep(below)
+            sweep(self.folder / name)
+        sweep(self.folder)
 
     def begin(self) -> None:
         """Take the folder for this run: its names are recorded, and what says that a run is finished goes.

@@ -96,10 +96,12 @@ def test_a_damaged_record_owns_nothing(damage, tmp_path):
 def test_what_a_kill_left_is_removed_or_replaced(tmp_path):
     with claim(tmp_path, WRITES, overwrite=False) as place:
         place.begin()
-    for name in ("a", "kept1", ".cryoclass-0123456789ab.star"):
+    orphan = ".cryoclass-0123456789ab.star"
+    (tmp_path / "outputs" / "below").mkdir(parents=True)
+    for name in ("a", "kept1", orphan, f"outputs/{orphan}", f"outputs/below/{orphan}"):
         (tmp_path / name).write_text("half")
     run(tmp_path, "c_1.star", writes=Writes(command="predict", last="last", kept=("kept*",)))
-    assert set(content(tmp_path)) == {"c_1.star", "kept1", "last", RECORD}
+    assert set(content(tmp_path)) == {"c_1.star", "kept1", "last", RECORD}, "and no orphan"
 
 
 # ---------------------------------------------------------------------------------------- command line
