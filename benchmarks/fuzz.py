@@ -430,7 +430,7 @@ def name(project: Project, rng: random.Random) -> Case:
         return _odd_class(project, odd)
     if way == "file":
         with contextlib.suppress(OSError, ValueError):
-            shutil.copy(project.coordinates, os.path.basename(odd) or "x")  # noqa: PTH119 - not a path yet
+            shutil.copy(project.coordinates, os.path.basename(odd).strip(".") or "x")  # noqa: PTH119 - not a path yet
         return Case(
             argv=("extract", odd, "--tomograms", project / "Simulated" / "tomograms", "--box", 12, "-o", "O")
         )

@@ -42,6 +42,8 @@ def read_sealed(path: Path) -> tuple[bytes, str]:
     """
     try:
         content = read_file(path)
+    except FileNotFoundError as error:
+        raise ModelError(f"There is no file {path}.", "Check the path given to --onnx.") from error
     except OSError as error:
         raise ModelError(
             f"{path} cannot be read: {error.strerror or error}.", "Check the path given to --onnx."

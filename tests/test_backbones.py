@@ -571,7 +571,7 @@ def test_a_broken_download_goes_on_where_it_broke_off(cache, mirror):
     ]
     assert sum(size for size, _ in seen) == len(whole)
     assert seen[0][1] == -(-len(whole) // 1024)  # of so many kB
-    assert sorted(path.name for path in cache.iterdir()) == ["tiny.pth", "tiny.pth.json", "tiny.pth.lock"]
+    assert sorted(path.name for path in cache.iterdir()) == ["tiny.pth", "tiny.pth.json"]
 
 
 @pytest.mark.usefixtures("cache")
@@ -640,7 +640,7 @@ def test_of_first_downloads_at_once_one_brings_the_file_and_a_killed_one_blocks_
     assert said == [str(cache / "tiny.pth")] * 2
     assert len(asked) <= 2, "the killed one, and one of the others"
     assert (cache / "tiny.pth").read_bytes() == (mirror / "tiny.pth").read_bytes()
-    assert sorted(path.name for path in cache.iterdir()) == ["tiny.pth", "tiny.pth.json", "tiny.pth.lock"]
+    assert sorted(path.name for path in cache.iterdir()) == ["tiny.pth", "tiny.pth.json"]
 
 
 def test_a_hash_that_is_known_is_held_and_the_next_address_tried(cache, mirror):
@@ -705,7 +705,7 @@ def test_a_broken_download_is_moved_aside_and_never_recorded(cache, mirror):
     (mirror / "tiny.pth").write_bytes(b"<html>quota exceeded</html>")
     with served(mirror) as address, pytest.raises(ModelError, match=r"moved to tiny\.pth\.refused"):
         fetch_weights(tiny_spec(f"{address}/tiny.pth"))
-    assert sorted(path.name for path in cache.iterdir()) == ["tiny.pth.lock", "tiny.pth.refused"]
+    assert sorted(path.name for path in cache.iterdir()) == ["tiny.pth.refused"]
 
 
 def test_a_damaged_record_is_said(cache, mirror):

@@ -171,7 +171,7 @@ STAR_MISTAKES = {
         says=["partcles.star: no such file", "Did you mean particles.star?"],
     ),
     "a folder": Mistake(
-        argv="F", make=lambda _: Path("F").mkdir(), says=["F cannot be read: Is a directory"]
+        argv="F", make=lambda _: Path("F").mkdir(), says=["F cannot be read: it is a folder"]
     ),
     "empty": Mistake(
         argv="bad.star",
@@ -560,7 +560,9 @@ MISTAKES = {
     "an odd box": Mistake(
         argv="extract {coordinates} --box 15", says=["--box is 15", "even", "Use --box 16"], status=2
     ),
-    "a box in words": Mistake(argv="extract {coordinates} --box big", says=["'--box'", "integer"], status=2),
+    "a box in words": Mistake(
+        argv="extract {coordinates} --box big", says=["'--box'", "'big' is no whole number"], status=2
+    ),
     "a radius beyond the box": Mistake(
         argv="extract {coordinates} --box 16 --bg-radius 9",
         says=["--bg-radius is 9 pixels; it must be at most half the box of 16", "--bg-radius 6"],
@@ -676,7 +678,7 @@ MISTAKES = {
     ),
     "an endless pixel size": Mistake(
         argv="extract {coordinates} --box 16 --tomogram-angpix inf",
-        says=["--tomogram-angpix is inf", "1000"],
+        says=["'--tomogram-angpix': 'inf' is no number"],
         status=2,
     ),
     "no folder of maps": Mistake(
@@ -764,7 +766,10 @@ MISTAKES = {
     "an ONNX file from elsewhere": Mistake(
         argv="predict {particles} --onnx other.onnx",
         make=lambda _: foreign_onnx("other.onnx"),
-        says=["other.onnx is an ONNX file, but not made by cryoclass", "cryoclass export"],
+        says=[
+            "other.onnx is an ONNX file without cryoclass's seal: not made by cryoclass",
+            "cryoclass export",
+        ],
     ),
     "precision of ONNX": Mistake(
         argv="predict {particles} --onnx {onnx} --precision bf16",

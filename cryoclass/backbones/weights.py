@@ -16,9 +16,9 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pooch
 import safetensors
@@ -338,22 +338,35 @@ def _and_more(names: list[str]) -> str:
 def _alone(path: Path) -> Iterator[None]:
     """Let one process at a time bring a file into the cache; the others wait.
 
-    The system gives a lock back when its process ends, however it ends; the file of the lock, which is empty, stays.
+    The system gives a lock back when its process ends, however it ends.
     """
     name = path.with_name(f"{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = name.open("a")
+        lock = _locked(name)
     except OSError as error:
         raise output_error(error, path) from error
     with lock:
         try:
+            yield
+        finally:
+            name.unlink(missing_ok=True)
+
+
+def _locked(name: Path) -> TextIO:
+    """Return a file that this process alone has locked, and that still has its name: whoever ends a lock removes its file."""
+    while True:
+        lock = name.open("a")
+        try:
             fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError as error:
+        except OSError as error:  # a network disk without locks: the file still appears whole, at worst twice
             if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
                 raise
-            # a network disk without locks: the file still appears whole, at worst twice
-        yield
+            return lock
+        with suppress(FileNotFoundError):
+            if os.path.samestat(name.stat(), os.fstat(lock.fileno())):
+                return lock
+        lock.close()
 
 
 def _published(spec: BackboneSpec) -> Weights:
