@@ -413,7 +413,7 @@ MISTAKES = {
         says=["none of 6 particles can be read; the first: box_00.mrc is constant: every voxel is 1"],
     ),
     "a class whose images are all bad": Mistake(
-        argv="finetune bad.star {train} --test-fraction 0",
+        argv="finetune bad.star {train} --test-fraction 0 --max-unreadable 1",
         make=lambda _: (images(count=8), [cut_off(path) for path in sorted(Path().glob("*.mrc"))[1::2]]),
         says=["No readable particle is left for b", "4 could not be read", "truncated"],
     ),
@@ -1052,9 +1052,21 @@ def test_embed_leaves_bad_volumes_out_of_the_map(cryoclass, trained):
 
 @pytest.mark.usefixtures("half_bad")
 def test_finetune_learns_from_what_can_be_read(cryoclass):
-    ran = cryoclass("finetune", "mixed.star", *TRAIN.split(), "--split", "particle", "-o", "F")
+    ran = cryoclass("finetune", "mixed.star", *TRAIN.split(), "--split", "particle", *ALL, "-o", "F")
     assert ran.status == 0, ran.err
     assert f"{len(BAD)} unreadable" in ran.out
+
+
+@pytest.mark.usefixtures("half_bad")
+def test_finetune_does_not_learn_where_too_many_are_lost(cryoclass):
+    ran = cryoclass("finetune", "mixed.star", *TRAIN.split(), "--split", "particle", "-o", "F")
+    assert ran.status == 1
+    assert (
+        "14 of 22 particles cannot be read: 63.6 %, and --max-unreadable allows 5 %. The first, in row "
+        in ran.err
+    )
+    assert "epoch" not in ran.err
+    assert not Path("F").exists() or not list(Path("F").glob("*.*"))
 
 
 def test_extract_leaves_bad_places_out_and_says_why(cryoclass):

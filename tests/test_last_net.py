@@ -14,7 +14,7 @@ from cryoclass.cli import console
 from cryoclass.errors import CryoclassError, VolumeError
 from cryoclass.machine import check_one_copy, copies
 from cryoclass.particles import read_particles
-from cryoclass.results import Skipped, write_skipped
+from cryoclass.results import write_skipped
 from cryoclass.volumes.mrc import open_volume
 
 LONG = "x" * 300
@@ -194,8 +194,8 @@ def test_no_cell_of_a_csv_is_a_formula(tmp_path):
     names = ["=1+1", "+x", "-x", "@x", "TS_01"]
     rows = "".join(f"{name} a.mrc\n" for name in names)
     (tmp_path / "x.star").write_text(f"\ndata_\n\nloop_\n_rlnMicrographName #1\n_rlnImageName #2\n{rows}\n")
-    skipped = [Skipped(row=row, tomogram=name, reason=f"{name}: no") for row, name in enumerate(names)]
-    write_skipped(tmp_path / "s.csv", read_particles(tmp_path / "x.star"), skipped)
+    reasons = {row: f"{name}: no" for row, name in enumerate(names)}
+    write_skipped(tmp_path / "s.csv", read_particles(tmp_path / "x.star"), reasons)
     table = list(csv.reader((tmp_path / "s.csv").read_text().splitlines()))
     shown = ["'=1+1", "'+x", "'-x", "'@x", "TS_01"]
     assert [row[1:] for row in table[1:]] == [[name, f"{name}: no"] for name in shown]

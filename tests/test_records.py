@@ -70,6 +70,7 @@ def test_a_folder_of_another_command_is_refused(tmp_path):
 def test_a_folder_belongs_to_a_command_from_the_start(tmp_path):
     with claim(tmp_path, WRITES, overwrite=False) as place:
         place.begin()
+        (tmp_path / "a").touch()
     other = Writes(command="embed", last="other")
     with pytest.raises(UsageError, match="holds a run of cryoclass predict"):
         run(tmp_path, writes=other)
@@ -96,6 +97,7 @@ def test_a_damaged_record_owns_nothing(damage, tmp_path):
 def test_what_a_kill_left_is_removed_or_replaced(tmp_path):
     with claim(tmp_path, WRITES, overwrite=False) as place:
         place.begin()
+        (tmp_path / "a").touch()
     orphan = ".cryoclass-0123456789ab.star"
     (tmp_path / "outputs" / "below").mkdir(parents=True)
     for name in ("a", "kept1", orphan, f"outputs/{orphan}", f"outputs/below/{orphan}"):
@@ -107,6 +109,7 @@ def test_what_a_kill_left_is_removed_or_replaced(tmp_path):
 # ---------------------------------------------------------------------------------------- command line
 
 
+@pytest.mark.usefixtures("here")
 def test_predict_into_the_folder_of_its_input(cryoclass, exported):
     """It replaced the input, and removed a hand-made class file and another command's scores."""
     shutil.copy(exported.particles, "particles.star")
@@ -122,6 +125,7 @@ def test_predict_into_the_folder_of_its_input(cryoclass, exported):
 
 
 @pytest.mark.parametrize("verb", ["predict", "embed", "extract", "simulate", "pretrain", "demo"])
+@pytest.mark.usefixtures("here")
 def test_no_command_writes_into_a_model_folder(verb, cryoclass, trained):
     before = content(trained.model)
     argv = {

@@ -220,7 +220,8 @@ def read_labelled(examples: LabelledBoxes, run: Run) -> KeptBoxes:
     """
     labelled = np.flatnonzero((examples.labels >= 0) & (examples.parts != ""))
     boxes = read_boxes(examples.source, labelled, run.memory, run.workers, run.track)
-    problem = too_many_lost(lost(boxes.skipped), len(labelled), run.max_unreadable)
+    first = "".join(f"The first, in row {row}: {why}" for row, why in [*boxes.skipped.items()][:1])
+    problem = too_many_lost(lost(boxes.skipped), len(labelled), run.max_unreadable, first)
     if problem is not None:
         raise problem
     _check_enough(examples, boxes)
