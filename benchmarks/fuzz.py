@@ -4,7 +4,7 @@
 
 Every case damages one thing of a small project that works (a card, weights, a checkpoint, an ONNX file, a volume, a table, a
 name, an option) and types one command, in a folder of its own. The same seed gives the same cases. Cases run in processes of
-their own, 75 after one another, so that one that waits for ever or dies by a signal is seen and named.
+their own, 150 after one another, so that one that waits for ever or dies by a signal is seen and named.
 
 Prints a table, and each fault with the command that shows it. The exit status is 1 where there is any fault:
 
@@ -39,7 +39,7 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch comes in
 
 PATIENCE = 60.0  # seconds for a case
-BATCH = 75  # cases of one process
+BATCH = 150  # cases of one process
 MEMORY = 6 * 2**30  # bytes of addresses that a process may take beyond what it has when it starts
 NETWORK = "--backbone autoencoding3d --input-size 8 8 8 --recipe quick --epochs 1 --device cpu"
 KEPT = ("outputs", "checkpoint", "history.csv", ".mrc")  # what a run that goes on later may leave
@@ -294,7 +294,14 @@ def checkpoint(project: Project, rng: random.Random) -> Case:
     Path("O").mkdir()
     content = (project / "Finetune" / "checkpoint.pt").read_bytes()
     Path("O", "checkpoint.pt").write_bytes(damaged(content, rng))
-    return Case(argv=("finetune", project.table, *NETWORK.split(), "--resume", "-o", "O"))
+    argv = ("finetune", project.table, *NETWORK.split(), "--resume", "-o", "O")
+    return Case(argv=argv, right=lambda: _same_weights(project))
+
+
+def _same_weights(project: Project) -> str:
+    """Say whether a training that was at its end goes on to the same weights."""
+    found, wanted = (folder / "model.safetensors" for folder in (Path("O"), project / "Finetune"))
+    return "" if found.read_bytes() == wanted.read_bytes() else "other weights"
 
 
 def onnx(project: Project, rng: random.Random) -> Case:
