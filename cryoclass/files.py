@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from cryoclass.errors import OutputError
+from cryoclass.inputs import way_out
 
 TEMPORARY = ".cryoclass-"  # how the names of half-written files begin
 
@@ -141,7 +142,9 @@ def output_error(error: OSError, path: Path) -> OutputError:
     """Say in words why ``path`` cannot be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OutputError(f"{path}: the disk is full.", "Free some space, or choose another --outdir.")
-    return OutputError(f"{path} cannot be written: {error.strerror or error}.", "Choose another --outdir.")
+    short = error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of what any folder would need
+    hint = way_out(error) if short else "Choose another --outdir."
+    return OutputError(f"{path} cannot be written: {error.strerror or error}.", hint)
 
 
 def _fresh_file(path: Path) -> Path:

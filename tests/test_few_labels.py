@@ -26,6 +26,7 @@ from cryoclass.cli import main
 from cryoclass.embedding import clusters, fit_space, likeness, project
 from cryoclass.errors import ModelError
 from cryoclass.preparation import Preparer
+from cryoclass.records import RECORD
 from cryoclass.settings import Augmentation, Preparation, Recipe, Start, Training
 from cryoclass.sources import take_sample
 from cryoclass.training.augmentation import draw, resample
@@ -388,7 +389,15 @@ def test_embed_needs_no_model(cryoclass, extracted):
     assert "backbone: res32-species" in ran.err
     assert "warning" not in ran.err
     assert {path.name for path in Path("E").iterdir()} == {
-        *("embeddings.npy", "particles.star", "embedding.html", "embedding.png", "outputs")
+        *(
+            "embeddings.npy",
+            "particles.star",
+            "embedding.html",
+            "embedding.png",
+            "skipped.csv",
+            "outputs",
+            RECORD,
+        )
     }
     embedding = np.load("E/embeddings.npy")
     assert embedding.shape == (36, spec("res32-species").width)

@@ -557,7 +557,7 @@ def test_a_checkpoint_that_was_made_elsewhere_is_taken_and_said(broken):
     run = Run(device=CPU, seed=4, keeping=Keeping(folder=broken, warn=warnings.append))
     fit(tiny(), examples(), SHORT, run)
     assert len(warnings) == 1
-    assert f"torch was 1.0, now {torch.__version__}; threads was 64, now 1" in warnings[0]
+    assert f"torch was 1.0, now {torch.__version__}; threads was 64, now " in warnings[0]
 
 
 def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(broken):

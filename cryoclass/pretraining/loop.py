@@ -220,7 +220,7 @@ def teach_shape(
     while progress.first < settings.steps:
         _learn(bench, progress, keeper)
         _close(bench, progress, lambda: retrieval(backbone, bench.preparer, shown))
-        keeper.save(_state(bench, progress))
+        keeper.end_part(lambda: _state(bench, progress), last=progress.first >= settings.steps)
         run.on_period(progress.records)
     if run.own is not None:
         run.own.check_unchanged()

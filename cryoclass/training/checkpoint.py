@@ -17,7 +17,7 @@ from torch import Tensor
 from cryoclass.backbones.weights import DAMAGE, check_zip
 from cryoclass.card import cryoclass_version
 from cryoclass.errors import ModelError, UsageError
-from cryoclass.files import replacing
+from cryoclass.files import replacing, stamp
 from cryoclass.machine import short_of_memory
 from cryoclass.progress import TO_LOG
 from cryoclass.stopping import between_steps
@@ -25,6 +25,7 @@ from cryoclass.stopping import between_steps
 FORMAT = 2  # of a checkpoint
 NEWEST, BEFORE = "checkpoint.pt", "checkpoint-1.pt"
 COST = 50  # times as long as the last saving took is computed before the next one, so that it takes 2 % of the time
+SMALL = 2**25  # bytes of a state that may be saved after every epoch, however short
 START_AGAIN = "Choose another --outdir, or start again with --overwrite."
 
 State = dict[str, Any]
@@ -100,6 +101,12 @@ class Keeper:
     def _due(self) -> bool:
         wait = max(self.keeping.seconds, COST * self._cost) if self.keeping.seconds else 0.0
         return time.monotonic() - self._last >= wait
+
+    def end_part(self, state: Callable[[], State], *, last: bool) -> None:
+        """Save after an epoch or a period, but where short ones would spend their time on that; after the last one always."""
+        small = self.keeping.folder is None or stamp(self.keeping.folder / NEWEST)[0] < SMALL
+        if last or small or time.monotonic() - self._last >= COST * self._cost:
+            self.save(state())
 
     def save(self, state: State) -> None:
         """Write a state (tensors and plain values), and keep the one before.

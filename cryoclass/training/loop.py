@@ -268,7 +268,7 @@ def _keep(bench: _Bench, progress: Progress, val: NDArray[np.int64], done: _Done
     if record.best:
         weights = bench.classifier.state_dict()
         progress.best = {name: value.detach().cpu().clone() for name, value in weights.items()}
-    bench.keeper.save(progress.state())
+    bench.keeper.end_part(progress.state, last=record.epoch >= bench.recipe.epochs)
     bench.run.on_record(record)
 
 
