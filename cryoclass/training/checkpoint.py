@@ -25,7 +25,7 @@ from cryoclass.stopping import between_steps
 FORMAT = 2  # of a checkpoint
 NEWEST, BEFORE = "checkpoint.pt", "checkpoint-1.pt"
 COST = 50  # times as long as the last saving took is computed before the next one, so that it takes 2 % of the time
-SMALL = 2**25  # bytes of a state that may be saved after every epoch, however short
+SMALL = 2**27  # bytes of a state that may be saved after every epoch, however short
 START_AGAIN = "Choose another --outdir, or start again with --overwrite."
 
 State = dict[str, Any]
