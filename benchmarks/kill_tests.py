@@ -59,7 +59,7 @@ LINES = {
     "extract": "extract S/coordinates.star --tomograms S/tomograms --box 48 -j 1 -o Out",
     "predict": "predict E/particles.star --model M --split-classes --device cpu -j 1 -b 8 -o Out",
     "embed": "embed E/particles.star --model M --map pca --clusters 3 --device cpu -j 1 -b 8 -o Out",
-    "finetune": "finetune E/particles.star --epochs 4 --device cpu -j 1 -b 8 -o Out",
+    "finetune": "finetune E/particles.star --epochs 2 --device cpu -j 1 -b 8 -o Out",
     "freeze": "finetune E/particles.star --freeze --device cpu -j 1 -b 8 -o Out",
 }
 COMMANDS = {name: (*PROGRAM, *line.split()) for name, line in LINES.items()}
