@@ -180,4 +180,7 @@ def _wrong_usage(problem: Any) -> int:
 def run() -> None:
     """Entry point of the console script."""
     streams.protect()
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # before a command had begun, or when it had ended
+        sys.exit(INTERRUPTED)
