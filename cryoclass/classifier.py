@@ -6,7 +6,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from cryoclass.backbones.registry import Init, build_backbone, load_backbone
+from cryoclass.backbones.registry import build_backbone, load_backbone
 from cryoclass.backbones.spec import no_feature_maps
 from cryoclass.card import (
     EMBEDDING,
@@ -23,6 +23,7 @@ from cryoclass.card import (
 from cryoclass.errors import ModelError, UsageError
 from cryoclass.preparation import Preparer
 from cryoclass.progress import Track, silent
+from cryoclass.settings import Init
 from cryoclass.tasks import CLASSIFY, Features, Said, Task, task_named
 
 # -------------------------------------------------------------------------------------------- networks

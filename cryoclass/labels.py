@@ -67,6 +67,12 @@ def read_labelled(arguments: Sequence[str], label_column: str | None) -> Labelle
     return _from_files([pair for pair in pairs if pair])
 
 
+def files_of(arguments: Sequence[str]) -> list[Path]:
+    """Return the STAR files that arguments such as ``ribosome=a.star`` or ``a.star`` name."""
+    pairs = [(_pair(argument), argument) for argument in arguments]
+    return [Path(argument) if pair is None else pair[1] for pair, argument in pairs]
+
+
 def _pair(argument: str) -> tuple[str, Path] | None:
     """Return class and file of an argument such as ``ribosome=a.star``; None where it is a plain file.
 

@@ -476,6 +476,9 @@ class NetworkInput(Settings):
     beam_axis: BeamAxis = setting("z", help=BEAM_AXIS_HELP)
 
 
+Init = Literal["auto", "video", "random"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Start(NetworkInput):
     """The network, and what it starts from."""
@@ -501,6 +504,11 @@ class Start(NetworkInput):
         flags=("--legacy-shortcut",),
         help="Let no gradient through the shortcuts of r3d18-k400 and r3d34-k400, as in the code of 2018.",
     )
+
+    @property
+    def donor(self) -> Path | None:
+        """The model folder whose backbone is taken over; None where ``init`` is a word for something else."""
+        return None if self.init in get_args(Init) else Path(self.init)
 
 
 @dataclass(frozen=True, kw_only=True)

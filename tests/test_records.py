@@ -148,6 +148,27 @@ def test_a_model_is_not_trained_over_the_one_it_starts_from(cryoclass, trained, 
     assert content(here / "F") == before
 
 
+@pytest.mark.parametrize("name", ["random", "auto"])
+def test_a_folder_may_be_called_as_a_start(name, cryoclass, extracted, here):
+    """``--init random -o random`` names no model folder to start from."""
+    (here / name).mkdir()
+    (here / name / "model.json").write_text("{}")
+    ran = cryoclass("finetune", extracted.particles, "--init", name, "-o", name, "--overwrite")
+    assert "is read by this run" not in ran.err
+    assert f"{name}/model.json was not written by" in ran.err
+
+
+@pytest.mark.parametrize("argument", ["a=F/predictions.star", "F/predictions.star", "./F/predictions.star"])
+def test_a_training_does_not_replace_its_own_labels(argument, cryoclass, trained, here):
+    shutil.copytree(trained.model, here / "F")
+    before = content(here / "F")
+    more = ("b=F/predictions.star",) if "=" in argument else ()
+    ran = cryoclass("finetune", argument, *more, "-o", "F", "--overwrite")
+    assert ran.status == 2
+    assert "F/predictions.star is read by this run" in ran.err
+    assert content(here / "F") == before
+
+
 def test_boxes_of_another_program_are_not_replaced(cryoclass, trained, here):
     """RELION's Extract jobs have a folder of that name, and files of those names."""
     box = here / "X" / "Subtomograms" / "TS_01" / "TS_01_000001.mrc"

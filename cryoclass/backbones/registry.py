@@ -2,7 +2,6 @@
 
 import difflib
 from pathlib import Path
-from typing import Literal
 
 from cryoclass.backbones import (
     autoencoding,
@@ -22,8 +21,7 @@ from cryoclass.backbones.weights import fetch_weights, load_weights
 from cryoclass.card import BACKBONE_FOLDER, BackboneCard, WeightFacts, read_card
 from cryoclass.errors import ModelError, UsageError
 from cryoclass.progress import Track, silent
-
-Init = Literal["auto", "video", "random"]
+from cryoclass.settings import Init
 
 FAMILIES = (res32, resnet3d, torchvision_video, r2plus1d34, vivit, vjepa2, inflated, rb3d, autoencoding)
 

@@ -121,9 +121,11 @@ def finetune(request: FinetuneRequest, listener: Listener = TO_LOG) -> FinetuneR
     CryoclassError
         Something that the user can mend; the message says what, and the way out.
     """
+    from cryoclass.labels import files_of
+
     start = request.start
-    inputs = [request.boxes.tomograms, start.weights, Path(start.init) / CARD]
-    inputs += [Path(given.rpartition("=")[2]) for given in request.particles or [str(particles_path(None))]]
+    inputs = [request.boxes.tomograms, start.weights, start.donor and start.donor / CARD]
+    inputs += files_of(request.particles or [str(particles_path(None))])
     keep = {"resume": request.resume, "overwrite": request.overwrite}
     with claim_run(request.outdir, WRITES, inputs, **keep) as place:
         return _finetune(request, place, listener)

@@ -410,12 +410,13 @@ def _moved(block: Block, after: int, by: int) -> Block:
 
 def _as_numbers(columns: Sequence[Sequence[str]]) -> np.ndarray:
     """Return cells as float64; all NaN where one is no number."""
+    none = np.full((len(columns), len(columns[0]) if columns else 0), np.nan)
+    if not all(map(numerals.in_digits, columns)):
+        return none
     try:
-        if all(map(numerals.in_digits, columns)):
-            return np.array(columns, dtype=np.float64)
-    except ValueError:
-        pass
-    return np.full((len(columns), len(columns[0]) if columns else 0), np.nan)
+        return np.array(columns, dtype=np.float64)
+    except ValueError:  # such as 1-2; whoever asked for numbers looks for the cell, and names it
+        return none
 
 
 def _is_finite(cell: str) -> bool:

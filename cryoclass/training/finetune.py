@@ -3,20 +3,20 @@
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cryoclass.backbones.registry import Init, facts_of_weights, spec
+from cryoclass.backbones.registry import facts_of_weights, spec
 from cryoclass.backbones.resnet3d import detach_shortcuts
 from cryoclass.card import ModelCard, WeightFacts, current_versions
 from cryoclass.classifier import Classifier, load_card, start_classifier
 from cryoclass.errors import UsageError
 from cryoclass.files import content
 from cryoclass.metrics import Metrics
-from cryoclass.settings import Recipe, Start, Training
+from cryoclass.settings import Init, Recipe, Start, Training
 from cryoclass.tasks import CLASSIFY
 from cryoclass.training.frozen import fit_frozen
 from cryoclass.training.history import HeadRecord, History
@@ -198,9 +198,9 @@ def _is_pretrained(start: Start) -> bool:
 
 
 def _init(start: Start) -> Init | Path:
-    if start.init in get_args(Init):
+    folder = start.donor
+    if folder is None:
         return cast(Init, start.init)
-    folder = Path(start.init)
     if not folder.is_dir():
         raise UsageError(f"--init {start.init} is neither auto, video, random nor a model folder.")
     return folder
