@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -296,6 +297,16 @@ def test_an_extraction_that_was_stopped_goes_on_with_the_same_command(
     assert cryoclass(*argv, "-o", "Y").status == 0
     one, two = content(here / "X"), content(here / "Y")
     assert one == two
+
+
+def test_a_command_that_starts_again_does_not_say_that_it_goes_on(console_script, here):
+    process = console_script("simulate", "--tomograms", 60, "--per-species", 60, "-o", "S")
+    while not list((here / "S").glob("tomograms/*.mrc")) and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130, err
+    assert "interrupted; the same command starts again." in err
 
 
 def test_too_many_unreadable_particles_are_an_error_and_the_table_is_named_so(cryoclass, trained, here):

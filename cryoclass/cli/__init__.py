@@ -31,7 +31,7 @@ from cryoclass.machine import check_one_copy
 from cryoclass.stopping import Stopped
 
 INTERRUPTED = 130
-GOES_ON = "what is finished is kept, and the same command goes on from there."
+GOING_ON = ("extract", "finetune", "pretrain", "predict", "embed")
 
 # The base of all of Typer's usage errors has no public name.
 _TyperUsageError = cast("type[Exception]", typer.BadParameter.__base__)
@@ -52,11 +52,17 @@ class _Guarded(TyperGroup):
         except MemoryError as problem:
             raise _exit(_too_little_memory()) from problem
         except KeyboardInterrupt:
-            console.note(f"interrupted; {GOES_ON}")
+            console.note(f"interrupted; {_how_to_go_on(ctx.invoked_subcommand)}")
             raise typer.Exit(INTERRUPTED) from None
         except Stopped as stop:
-            console.note(f"stopped by {stop}; {GOES_ON}")
+            console.note(f"stopped by {stop}; {_how_to_go_on(ctx.invoked_subcommand)}")
             raise typer.Exit(int(stop.code or 1)) from None
+
+
+def _how_to_go_on(command: str | None) -> str:
+    if command in GOING_ON:
+        return "what is finished is kept, and the same command goes on from there."
+    return "the same command starts again."
 
 
 def _exit(problem: CryoclassError) -> typer.Exit:
