@@ -49,22 +49,25 @@ class Waiting:
             _end(self.number)
 
 
-_waiting: list[Waiting] = []  # signals come to the process, not to a thread or a context
+# Signals come to the process, not to a thread or a context.
+_waiting: list[Waiting] = []
+_obeyed: list[int] = []
 
 
 @contextmanager
 def signals_as_exits() -> Iterator[None]:
     """Turn the signals by which a queue or a closed terminal ends a process into exits, so that it can clear up."""
     main = threading.current_thread() is threading.main_thread()  # Python handles signals there alone
-    wanted = ENDING if main else ()
-    mine = [number for number in wanted if signal.getsignal(number) is signal.SIG_DFL]  # nohup ignores SIGHUP
-    for number in mine:
+    wanted = (*ENDING, signal.SIGINT) if main else ()
+    before = {number: signal.getsignal(number) for number in wanted}
+    mine = [number for number, how in before.items() if how in (signal.SIG_DFL, signal.default_int_handler)]
+    for number in mine:  # nohup ignores SIGHUP
         signal.signal(number, _handle)
     try:
         yield
     finally:
         for number in mine:
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, before[number])
 
 
 @contextmanager
@@ -93,12 +96,33 @@ def ask(number: int) -> None:
         _end(number)
 
 
+def forget() -> None:
+    """Let no signal that was obeyed before count any more: a command begins."""
+    _obeyed.clear()
+
+
+def end_as_obeyed() -> None:
+    """End the run again where a signal has ended it: met while a library is loaded, it comes out as an ImportError.
+
+    Raises
+    ------
+    KeyboardInterrupt, Stopped
+        A signal has been obeyed since :func:`forget`.
+    """
+    if _obeyed:
+        raise _exit_for(_obeyed[0])
+
+
 def _handle(number: int, _frame: object) -> None:
     ask(number)
 
 
 def _end(number: int) -> None:
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    signal.signal(number, signal.SIG_IGN)  # a second one must not disturb the end
-    raise Stopped(number)
+    _obeyed.append(number)
+    if number != signal.SIGINT:
+        signal.signal(number, signal.SIG_IGN)  # a second one must not disturb the end
+    raise _exit_for(number)
+
+
+def _exit_for(number: int) -> BaseException:
+    return KeyboardInterrupt() if number == signal.SIGINT else Stopped(number)

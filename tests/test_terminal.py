@@ -4,8 +4,10 @@ import io
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -271,3 +273,31 @@ def test_a_table_that_nobody_named_is_to_be_typed_over(tmp_path, monkeypatch):
     assert with_images([Path("gone.star"), Path("particles.star"), Path("images.star")]) == Path(
         "images.star"
     )
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("number", "status", "words"),
+    [(signal.SIGTERM, 143, "stopped by SIGTERM"), (signal.SIGINT, 130, "interrupted")],
+)
+def test_a_signal_that_meets_the_loading_of_a_library_is_no_error(
+    number, status, words, cryoclass, monkeypatch
+):
+    """Raised while a library is loaded, it came out as an ImportError with its trace."""
+
+    def loading(*_: object) -> None:
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(1)
+        except (KeyboardInterrupt, SystemExit):
+            raise ImportError("initialization failed") from None
+
+    Path("x.star").touch()
+    monkeypatch.setattr("cryoclass.particles.read_particles", loading)
+    ran = cryoclass("extract", "x.star", "--box", 8, "-o", "O")
+    assert ran.status == status
+    assert words in ran.err
+    assert "initialization" not in ran.err
+    monkeypatch.setattr("cryoclass.particles.read_particles", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cryoclass("extract", "x.star", "--box", 8, "-o", "O")

@@ -13,7 +13,7 @@ from typing import Annotated, Any, cast
 import typer
 from typer.core import TyperGroup
 
-from cryoclass import __version__
+from cryoclass import __version__, stopping
 from cryoclass.cli import backbones, console, external, streams
 from cryoclass.cli.demo import demo
 from cryoclass.cli.doctor import doctor
@@ -41,8 +41,9 @@ class _Guarded(TyperGroup):
     """A group that turns our errors, and those of files and memory, into a message, a hint and an exit status."""
 
     def invoke(self, ctx: Any) -> Any:
+        stopping.forget()
         try:
-            return super().invoke(ctx)
+            return self._obeying_signals(ctx)
         except CryoclassError as problem:
             raise _exit(problem) from problem
         except BrokenPipeError:
@@ -57,6 +58,13 @@ class _Guarded(TyperGroup):
         except Stopped as stop:
             console.note(f"stopped by {stop}; {_how_to_go_on(ctx.invoked_subcommand)}")
             raise typer.Exit(int(stop.code or 1)) from None
+
+    def _obeying_signals(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception:
+            stopping.end_as_obeyed()
+            raise
 
 
 def _how_to_go_on(command: str | None) -> str:
