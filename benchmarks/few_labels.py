@@ -34,7 +34,7 @@ from sklearn.preprocessing import StandardScaler
 
 from cryoclass.backbones.registry import load_backbone, spec
 from cryoclass.backbones.spec import Backbone
-from cryoclass.classifier import start_classifier
+from cryoclass.classifier import Classifier, start_classifier
 from cryoclass.preparation import Preparer
 from cryoclass.settings import Preparation, Recipe, Simulation, Start, Training
 from cryoclass.simulation.maps import read_maps
@@ -144,8 +144,7 @@ def fine_tuned(start: Start, boxes: Volumes, labels: NDArray[np.int64], count: i
     classes = tuple(f"species{label}" for label in np.unique(labels))
     torch.manual_seed(seed)
     classifier = start_classifier(
-        start.backbone,
-        len(classes),
+        Classifier(start.backbone, len(classes)),
         weights=start.weights,
         as_pretrained=recipe.preparation.intensity == "as-pretrained",
     )
@@ -161,7 +160,10 @@ def fine_tuned(start: Start, boxes: Volumes, labels: NDArray[np.int64], count: i
     classifier.eval()
     preparer = Preparer(recipe.preparation)
     with torch.no_grad():
-        logits = [classifier(preparer(raw))["logits"] for raw in torch.from_numpy(boxes[test]).split(60)]
+        logits = [
+            classifier(preparer(raw), preparer.grey(raw))["logits"]
+            for raw in torch.from_numpy(boxes[test]).split(60)
+        ]
     return float((torch.cat(logits).argmax(1).numpy() == labels[test]).mean())
 
 

@@ -148,7 +148,7 @@ def judge(tally: Tally, here: Path, whole: Unbroken, said: str, problem: str) ->
     out = here / "Out"
     left = [p.name for p in out.rglob("*") if p.name.startswith(TEMPORARY) or p.suffix == ".part"]
     if "Traceback" in said:
-        problem = problem or f"a traceback: {said.strip().splitlines()[-1]}"
+        problem = problem or f"a traceback: {said[said.index('Traceback') :][:3000]}"
     if left:
         problem = problem or f"left behind: {left[:3]}"
     found = files_of(out) if out.exists() else {}

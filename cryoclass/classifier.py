@@ -1,13 +1,13 @@
-"""Backbone and head, the model folder that holds them, and the whole way from raw voxels to probabilities."""
+"""Backbone and heads, the model folder that holds them, and the whole way from raw voxels to probabilities."""
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
 from torch import Tensor, nn
 
 from cryoclass.backbones.registry import build_backbone, load_backbone
-from cryoclass.backbones.spec import no_feature_maps
 from cryoclass.card import (
     EMBEDDING,
     MODEL_FOLDER,
@@ -49,12 +49,11 @@ class Classifier(nn.Module):
 
     def __init__(self, backbone_name: str, classes: int, tasks: Sequence[Task] = (CLASSIFY,)) -> None:
         super().__init__()
+        self.backbone_name = backbone_name
         self.backbone = build_backbone(backbone_name)
         self.tasks = tuple(tasks)
-        self.needs_maps = any(task.needs_maps for task in tasks)
-        if self.needs_maps and not self.backbone.map_channels:
-            raise no_feature_maps(self.backbone)
-        self.heads = nn.ModuleDict({task.name: task.make_head(self.backbone, classes) for task in tasks})
+        self.decoder = self.backbone.make_decoder() if any(task.dense for task in tasks) else None
+        self.heads = nn.ModuleDict({task.name: task.make_head(self._width(task), classes) for task in tasks})
 
     @property
     def head(self) -> nn.Linear:
@@ -64,12 +63,19 @@ class Classifier(nn.Module):
     @property
     def outputs(self) -> dict[str, Axes]:
         """The axes of the named outputs that the whole model gives: those of the tasks in turn, then the embedding."""
-        said = {name: axes for task in self.tasks for name, axes in task.outputs.items()}
-        return {**said, EMBEDDING: (PARTICLES, self.backbone.width)}
+        return {**outputs_of(self.tasks), EMBEDDING: (PARTICLES, self.backbone.width)}
 
-    def forward(self, x: Tensor) -> Said:
-        """Turn prepared boxes ``(N, 1, D, H, W)`` into what the heads say, as it is learnt from, and the embedding."""
-        features = self._features(x)
+    def forward(self, x: Tensor, grey: Tensor) -> Said:
+        """Return what the heads say of boxes, as it is learnt from, and the embedding.
+
+        Parameters
+        ----------
+        x
+            Prepared boxes ``(N, 1, d, h, w)``, as the backbone sees them.
+        grey
+            The same boxes on their own grid ``(N, 1, D, H, W)``, where masks and densities are.
+        """
+        features = self._features(x, grey)
         said = {EMBEDDING: features.vector}
         for task in self.tasks:
             said |= task.say(self.heads[task.name], features)
@@ -82,11 +88,34 @@ class Classifier(nn.Module):
             finished |= task.finish(said)
         return finished
 
-    def _features(self, x: Tensor) -> Features:
-        if not self.needs_maps:
+    def asked(self, tasks: Sequence[Task]) -> "Classifier":
+        """Return the same network, with the same weights, asked for some of its tasks only."""
+        part = copy.copy(self)
+        part._modules = dict(self._modules)
+        part.tasks = tuple(task for task in self.tasks if task in tasks)
+        part.heads = nn.ModuleDict({task.name: self.heads[task.name] for task in part.tasks})
+        part.decoder = self.decoder if any(task.dense for task in part.tasks) else None
+        return part
+
+    def voxel_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the weights of all that speaks of voxels, which no backbone brings along."""
+        parts = [self.decoder, *(self.heads[task.name] for task in self.tasks if task.dense)]
+        for part in filter(None, parts):
+            yield from part.parameters()
+
+    def _width(self, task: Task) -> int:
+        return self.decoder.width if self.decoder is not None and task.dense else self.backbone.width
+
+    def _features(self, x: Tensor, grey: Tensor) -> Features:
+        if self.decoder is None:
             return Features(self.backbone(x))
         maps = self.backbone.feature_maps(x)
-        return Features(self.backbone.pool(maps[-1]), maps)
+        return Features(self.backbone.pool(maps[-1]), self.decoder(maps, grey))
+
+
+def outputs_of(tasks: Sequence[Task]) -> dict[str, Axes]:
+    """Return the axes of the named outputs of tasks, in turn."""
+    return {name: axes for task in tasks for name, axes in task.outputs.items()}
 
 
 class WholeModel(nn.Module):
@@ -111,28 +140,41 @@ class WholeModel(nn.Module):
 
         Grey values and what the tasks make of their heads are computed in float32, whatever the type of the weights.
         """
-        weight = next(self.classifier.parameters())
-        said = self.classifier.finish(self.classifier(self.preparer(raw).to(weight.dtype)))
-        return {name: said[name] for name in self.card.outputs}
+        weight, grey = next(self.classifier.parameters()), self.preparer.grey(raw)
+        said = self.classifier(self.preparer.resize(grey).to(weight.dtype), grey)
+        finished = self.classifier.finish(said)
+        for task in self.classifier.tasks:
+            if task.dense:
+                finished |= {name: self.preparer.as_given(finished[name]) for name in task.outputs}
+        return {name: finished[name] for name in self.card.outputs}
+
+    def asked(self, tasks: Sequence[Task]) -> "WholeModel":
+        """Return the same model, asked for some of its tasks only."""
+        return WholeModel(self.classifier.asked(tasks), asked_of(self.card, tasks))
+
+
+def asked_of(card: ModelCard, tasks: Sequence[Task]) -> ModelCard:
+    """Return the card of a model that is asked for some of its tasks only."""
+    kept = [task for task in tasks if task.name in card.tasks]
+    dropped = outputs_of([task_named(name) for name in card.tasks]).keys() - outputs_of(kept).keys()
+    outputs = {name: axes for name, axes in card.outputs.items() if name not in dropped}
+    return card.replace(outputs=outputs, tasks=tuple(task.name for task in kept))
 
 
 def start_classifier(
-    backbone_name: str,
-    classes: int,
+    classifier: Classifier,
     *,
     init: Init | Path = "auto",
     weights: Path | None = None,
     as_pretrained: bool = False,
     track: Track = silent,
 ) -> Classifier:
-    """Return a classifier whose backbone is ready to be fine-tuned; the head is always random.
+    """Give a classifier the backbone that it is to be fine-tuned from, and return it; all else stays random.
 
     Parameters
     ----------
-    backbone_name
-        A key of the registry.
-    classes
-        How many classes.
+    classifier
+        Randomly initialised; its backbone is replaced.
     init, weights, as_pretrained, track
         As for :func:`cryoclass.backbones.registry.load_backbone`; ``init`` may also be a model folder, whose backbone
         is taken over.
@@ -140,12 +182,11 @@ def start_classifier(
     Raises
     ------
     UsageError, ModelError
-        The backbone is not known, or its weights cannot be had.
+        The weights cannot be had.
     """
-    classifier = Classifier(backbone_name, classes)
     if not isinstance(init, Path):
         classifier.backbone = load_backbone(
-            backbone_name, init=init, weights=weights, as_pretrained=as_pretrained, track=track
+            classifier.backbone_name, init=init, weights=weights, as_pretrained=as_pretrained, track=track
         )
     elif weights is None:
         _take_backbone(classifier, init)

@@ -1,9 +1,6 @@
 """From coordinates to one ``.mrc`` per particle and a STAR file that RELION and Warp read."""
 
-import itertools
-import re
-import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +8,7 @@ import numpy as np
 
 from cryoclass.cutting import TomogramSource
 from cryoclass.errors import ChangedError, OutputError
+from cryoclass.file_names import folder_names, numbered_path
 from cryoclass.files import digest, stamp
 from cryoclass.journal import Journal, SoFar
 from cryoclass.particles import Particles
@@ -20,14 +18,13 @@ from cryoclass.results import write_skipped
 from cryoclass.sources import Reason, check_unchanged, lost, none_readable, read_many
 from cryoclass.star.extracted import BoxPlaces, ExtractedBoxes
 from cryoclass.star.frames import Frame, affine, origins_in_subtomogram
-from cryoclass.star.names import project_path, stem
+from cryoclass.star.names import project_path
 from cryoclass.stopping import between_steps
 from cryoclass.volumes.mrc import open_volume, volume_bytes, write_volume
 
 SKIPPED = "skipped.csv"
 JOURNAL = "extract.progress"
 SAMPLE_PER_TOMOGRAM = 6
-LONGEST_NAME = 200  # bytes
 SAMPLED_TOMOGRAMS = 24  # boxes to look at stay in memory
 
 
@@ -210,34 +207,9 @@ def image_paths(source: TomogramSource, outdir: Path) -> dict[int, Path]:
     paths = {}
     for placement, name in zip(source.placements, folder_names(names), strict=True):
         for number, row in enumerate(placement.rows.tolist(), 1):
-            paths[row] = folder / name / f"{name}_{number:06d}.mrc"
+            paths[row] = numbered_path(folder, name, number)
     assert len(set(paths.values())) == len(paths)  # two particles in one file would be lost  # noqa: S101
     return paths
-
-
-def folder_names(tomograms: Sequence[str]) -> list[str]:
-    """Return a folder name for each tomogram: its stem where that tells them apart, else its whole name, else numbered.
-
-    Disks that take capitals for small letters, and umlauts in two spellings for one, do not mix them up.
-    """
-    stems = [safe_name(stem(name)) for name in tomograms]
-    if len(set(map(_as_disks_see, stems))) < len(stems):  # a/TS_01.mrc and b/TS_01.mrc
-        stems = [safe_name(name) for name in tomograms]
-    taken: set[str] = set()
-    for place, name in enumerate(stems):  # "TS 01" and TS_01
-        free = next(n for n in _numbered(name) if _as_disks_see(n) not in taken)
-        taken.add(_as_disks_see(free))
-        stems[place] = free
-    return stems
-
-
-def _numbered(name: str) -> Iterator[str]:
-    yield name
-    yield from (f"{name}_{number}" for number in itertools.count(2))
-
-
-def _as_disks_see(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
 
 
 def output_table(source: TomogramSource, rows: np.ndarray, images: Sequence[Path]) -> Particles:
@@ -299,13 +271,6 @@ def _optics(source: TomogramSource) -> tuple[list[dict[str, str]], np.ndarray]:
             groups.append(optics)
         numbers[placement.rows] = groups.index(optics)
     return groups, numbers
-
-
-def safe_name(name: str) -> str:
-    """Turn a tomogram name into one folder name, which a number and ``.mrc`` may follow within a disk's 255 bytes."""
-    plain = re.sub(r"[^\w.+-]", "_", name)
-    hidden = re.sub(r"^\.", "_", plain)  # also ".."
-    return hidden.encode()[:LONGEST_NAME].decode(errors="ignore") or "tomogram"
 
 
 class _Written:

@@ -83,7 +83,7 @@ class FileSource:
         if image.path is None:
             raise VolumeError(f"{image.name}: no such volume.")
         volume = open_volume(image.path)
-        return _one_box(volume, image.number), volume
+        return one_box(volume, image.number), volume
 
     def _first_readable(self) -> tuple[np.ndarray, Volume]:
         problem: VolumeError | None = None
@@ -112,7 +112,14 @@ def _is_cube(particles: Particles) -> bool:
     return not volume.is_image_stack and volume.data.ndim == 3 and len(set(volume.data.shape)) == 1
 
 
-def _one_box(volume: Volume, number: int | None) -> np.ndarray:
+def one_box(volume: Volume, number: int | None) -> np.ndarray:
+    """Return the cube ``[z, y, x]`` in a file, or the one of this number in a stack.
+
+    Raises
+    ------
+    VolumeError
+        There is no cube, or none of this number.
+    """
     data = volume.voxels if number in (None, 1) else volume.data
     if data.ndim == 4:
         if number is None or not 1 <= number <= len(data):

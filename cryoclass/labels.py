@@ -43,8 +43,10 @@ class Labelled:
         return [int((self.labels == number).sum()) for number in range(len(self.classes))]
 
 
-def read_labelled(arguments: Sequence[str], label_column: str | None) -> Labelled:
+def read_labelled(arguments: Sequence[str], label_column: str | None, *, needed: bool = True) -> Labelled:
     """Read ``particles.star``, or pairs such as ``ribosome=a.star junk=b.star``.
+
+    Where no labels are needed, a file without any, and without ``label_column``, holds one class, ``particle``.
 
     Raises
     ------
@@ -60,7 +62,10 @@ def read_labelled(arguments: Sequence[str], label_column: str | None) -> Labelle
                 f"{len(arguments)} STAR files given; it must be one, or one per class.",
                 "Name the classes: ribosome=a.star junk=b.star",
             )
-        return from_column(read_particles(Path(arguments[0])), label_column)
+        particles = read_particles(Path(arguments[0]))
+        if not needed and label_column is None and not particles.has_label_column:
+            return _number([particles], ["particle"] * len(particles))
+        return from_column(particles, label_column)
     unnamed = next((a for a, pair in zip(arguments, pairs, strict=True) if pair is None), None)
     if unnamed is not None:
         raise UsageError(f"{unnamed} has no class name, but others have.", f"Write it as name={unnamed}.")

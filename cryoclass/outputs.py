@@ -1,12 +1,12 @@
 """What a network said of each row, stored: named arrays by row, a status per row, and what all that belongs to.
 
 A folder holds ``outputs.json`` (format, hashes of input and model, settings), ``status.npy``, ``reasons.jsonl`` and one
-``NAME.npy`` for each named output. Rows are filled in place, in any order; a row's mark comes after its numbers, so a run that was
+``NAME.npy`` for each named output that is no volume. Rows are filled in place, in any order; a row's mark comes after its numbers, so a run that was
 killed goes on with the rows that have none. Everything that is written for people and for RELION starts from here.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryoclass.errors import OutputError
-from cryoclass.files import output_error, write_text
+from cryoclass.files import output_error, stamp, write_text
 from cryoclass.sources import lost
+from cryoclass.volumes.mrc import volume_bytes, write_volume
 
 FORMAT = 1
 FOLDER = "outputs"  # in the folder of the results
@@ -54,6 +55,44 @@ class Facts:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class VolumeFiles:
+    """Where outputs that are volumes lie: each row's in an MRC file of its own, which people and programs open.
+
+    Attributes
+    ----------
+    paths
+        File of each row, by the name of the output.
+    angpix
+        Pixel size in angstroms.
+    box
+        Side in pixels.
+    """
+
+    paths: Mapping[str, Sequence[Path]]
+    angpix: float
+    box: int
+
+    def missing(self, row: int) -> bool:
+        """Whether a file of a row is not there, or cut short."""
+        size = volume_bytes(self.box, "float32")
+        return any(stamp(paths[row])[0] != size for paths in self.paths.values())
+
+    def write(self, name: str, rows: NDArray[np.int64], volumes: NDArray[np.float32]) -> None:
+        """Write an output (b, D, H, W) of some rows (b,)."""
+        for row, volume in zip(rows.tolist(), volumes, strict=True):
+            write_volume(self.paths[name][row], volume, self.angpix)
+
+    def remove(self, rows: Iterable[int]) -> None:
+        """Remove the files of rows that have none any more."""
+        for paths in self.paths.values():
+            for row in rows:
+                paths[row].unlink(missing_ok=True)
+
+
+NO_VOLUMES = VolumeFiles(paths={}, angpix=1.0, box=0)
+
+
 class Outputs:
     """The outputs of all rows of a table, on the disk.
 
@@ -65,12 +104,20 @@ class Outputs:
         :class:`Status` of each row (n,).
     reasons
         Why rows are unreadable, by row number.
+    volumes
+        Where those lie that are volumes.
     found
         Rows that were done before this run.
     """
 
-    def __init__(self, folder: Path, status: NDArray[np.uint8], reasons: dict[int, str]) -> None:
-        self.folder, self.status, self.reasons = folder, status, reasons
+    def __init__(
+        self,
+        folder: Path,
+        status: NDArray[np.uint8],
+        reasons: dict[int, str],
+        volumes: VolumeFiles = NO_VOLUMES,
+    ) -> None:
+        self.folder, self.status, self.reasons, self.volumes = folder, status, reasons, volumes
         self.found = int((status != Status.NOT_YET).sum())
         self._arrays: dict[str, np.memmap] = {}
 
@@ -122,11 +169,15 @@ class Outputs:
             The disk is full.
         """
         finite = np.ones(len(rows), dtype=bool)
+        for value in values.values():
+            finite &= np.isfinite(value.reshape(len(rows), -1)).all(axis=1)
         for name, value in values.items():
+            if name in self.volumes.paths:
+                self.volumes.write(name, rows[finite], value[finite])
+                continue
             if name not in self:
                 self._create(name, value.shape[1:])
             self[name][rows] = value
-            finite &= np.isfinite(value.reshape(len(rows), -1)).all(axis=1)
         self.refuse(dict.fromkeys(rows[~finite].tolist(), NO_NUMBER))
         self.status[rows[finite]] = Status.DONE
 
@@ -142,6 +193,7 @@ class Outputs:
         self.reasons.update(reasons)
         rows = list(reasons)
         self.status[rows] = Status.UNREADABLE
+        self.volumes.remove(rows)
         for path in self.folder.glob("*.npy"):
             if path.name != STATUS:
                 self[path.stem][rows] = np.nan
@@ -173,8 +225,17 @@ class Outputs:
         _write_whole(self.folder / f"{name}.npy", (len(self), *shape), np.float32(np.nan))
 
 
-def open_outputs(folder: Path, facts: Facts) -> Outputs:
+def open_outputs(folder: Path, facts: Facts, volumes: VolumeFiles = NO_VOLUMES) -> Outputs:
     """Return the outputs in a folder where they belong to these facts, to fill in the rest; begin anew where they do not.
+
+    Parameters
+    ----------
+    folder
+        Where they lie.
+    facts
+        What they belong to.
+    volumes
+        Where those lie that are volumes; a row of which one is gone is computed again.
 
     Raises
     ------
@@ -186,7 +247,10 @@ def open_outputs(folder: Path, facts: Facts) -> Outputs:
     status = np.lib.format.open_memmap(folder / STATUS, "r+")
     # What could not be read is tried again: the user may have mended it, and to try costs little.
     status[status == Status.UNREADABLE] = Status.NOT_YET
-    return Outputs(folder, status, {})
+    if volumes.paths:
+        gone = [row for row in np.flatnonzero(status == Status.DONE).tolist() if volumes.missing(row)]
+        status[gone] = Status.NOT_YET
+    return Outputs(folder, status, {}, volumes)
 
 
 def read_outputs(folder: Path) -> Outputs:

@@ -262,7 +262,11 @@ class Particles:
 
     def image(self, row: int) -> ImageFile:
         """Return the image of a row; the name is looked for as by :meth:`find`."""
-        index, name = split_index(self.images[row])
+        return self.image_file(self.images[row])
+
+    def image_file(self, cell: str) -> ImageFile:
+        """Return the file, or the place in a stack, that a cell names; looked for as by :meth:`find`."""
+        index, name = split_index(cell)
         return ImageFile(name=name, path=self.find(name), number=int(index[:-1]) if index else None)
 
     # -------------------------------------------------------------------------------------- identity

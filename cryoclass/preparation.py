@@ -49,6 +49,11 @@ class Preparer(nn.Module):
         depth = x.shape[2] if self.settings.depth == "keep" else size[0]
         return F.interpolate(x, size=(depth, *size[1:]), mode="trilinear", align_corners=False)
 
+    def as_given(self, volumes: Tensor) -> Tensor:
+        """Turn volumes ``(N, D, H, W)`` whose beam comes first so that their axes are those of the boxes again."""
+        axes = CYCLES[self.settings.beam_axis]
+        return volumes.permute(0, *(1 + axes.index(axis) for axis in (1, 2, 3)))
+
     def forward(self, raw: Tensor) -> Tensor:
         """Turn ``(N, D, H, W)`` raw float32 voxels of any box into the network's input."""
         return self.resize(self.grey(raw))

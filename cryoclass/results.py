@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from scipy.special import softmax
 
 from cryoclass.files import write_text
 from cryoclass.labels import Labelled
-from cryoclass.metrics import Metrics
 from cryoclass.outputs import Outputs, Status
 from cryoclass.particles import Particles
 from cryoclass.star.names import spelled
@@ -122,9 +121,58 @@ def _one_word(name: str) -> str:
     return "_".join(name.split())  # Warp splits a row at every blank
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Told:
+    """All that the tasks of a run say of the rows of a table.
+
+    Attributes
+    ----------
+    decisions
+        Classes and probabilities; None where none are told.
+    classes
+        Their names.
+    volumes
+        By the name of the output, the file of each row as the table is to name it; ``None`` in words where there is none.
+    """
+
+    decisions: Decisions | None
+    classes: tuple[str, ...]
+    volumes: Mapping[str, list[str]]
+
+    @property
+    def decided(self) -> Decisions:
+        """The decisions of a run that tells classes."""
+        assert self.decisions is not None  # it is asked for by the task alone that makes them  # noqa: S101
+        return self.decisions
+
+
+def held_out_columns(
+    said: Mapping[str, NDArray[np.float32]], classes: Sequence[str], outputs: Collection[str]
+) -> dict[str, list[str]]:
+    """Return the columns that a table of scored particles gets.
+
+    Parameters
+    ----------
+    said
+        What tasks keep for their scores, by name.
+    classes
+        Names of the classes.
+    outputs
+        Names of the network's outputs; what else was kept are figures.
+    """
+    columns = (
+        prediction_columns(decide_all(said["probabilities"]), classes) if "probabilities" in said else {}
+    )
+    for name, values in said.items():
+        if name not in outputs:
+            columns[f"cryoclass{''.join(word.capitalize() for word in name.split('_'))}"] = _decimals(values)
+    return columns
+
+
 def write_history(folder: Path, records: Sequence[Any]) -> None:
     """Write the dataclasses of a history as CSV, one line each: ``history.csv``, and ``times.csv`` beside it.
 
+    A field of named numbers becomes a column for each of them.
     Fields that take no part in comparisons are times. They stand in a file of their own, each line with the first field of its
     record, so that the other is the same for all runs that did the same.
     """
@@ -136,11 +184,22 @@ def write_history(folder: Path, records: Sequence[Any]) -> None:
 
 
 def _write_columns(path: Path, records: Sequence[Any], names: Sequence[str]) -> None:
+    lines = [_flat({name: getattr(record, name) for name in names}) for record in records]
     out = io.StringIO()
-    table = csv.writer(out, lineterminator="\n")
-    table.writerow(names)
-    table.writerows([getattr(record, name) for name in names] for record in records)
+    table = csv.DictWriter(
+        out, [*dict.fromkeys(name for line in lines for name in line)], lineterminator="\n"
+    )
+    table.writeheader()
+    table.writerows(lines)
     write_text(path, out.getvalue())
+
+
+def _flat(line: Mapping[str, Any]) -> dict[str, Any]:
+    """Put named numbers in the place of a mapping that holds them."""
+    flat: dict[str, Any] = {}
+    for name, value in line.items():
+        flat |= value if isinstance(value, Mapping) else {name: value}
+    return flat
 
 
 def write_held_out(
@@ -174,10 +233,9 @@ def write_held_out(
     write_tables(path, {"particles": {**origin, **columns}})
 
 
-def write_metrics(path: Path, metrics: Mapping[str, Metrics]) -> None:
+def write_metrics(path: Path, metrics: Mapping[str, Mapping[str, Any]]) -> None:
     """Write all scores of each part of the particles as JSON."""
-    content = {part: scores.to_dict() for part, scores in metrics.items()}
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    write_text(path, json.dumps(metrics, indent=2) + "\n")
 
 
 def write_classes(path: Path, assigned: np.ndarray, classes: Sequence[str]) -> None:

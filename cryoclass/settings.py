@@ -417,7 +417,9 @@ class Recipe(Settings):
     ``one-cycle`` raises it over the first three tenths of the epochs and lowers it to nothing over the rest.
     ``head_first`` fits the head to the backbone as it is before the first epoch (Kumar et al. 2022, arXiv:2202.10054).
     ``freeze_norm`` keeps the statistics of batch normalisation as they are.
-    ``freeze`` fits the head alone, at once; then only preparation and batch size count.
+    ``freeze`` leaves the backbone as it is. Where classes alone are told, the head is then fitted at once, and only
+    preparation and batch size count.
+    ``tasks`` and ``loss_weights`` say what is learnt, and how much the loss of each task counts.
     """
 
     name: str
@@ -433,8 +435,15 @@ class Recipe(Settings):
     head_first: bool = False
     freeze_norm: bool = False
     freeze: bool = False
+    tasks: tuple[str, ...] = ("classify",)
+    loss_weights: str = ""
     augmentation: Augmentation = Augmentation()
     preparation: Preparation = Preparation()
+
+    @property
+    def at_once(self) -> bool:
+        """Whether a head alone is fitted to what the backbone says, without any epoch."""
+        return self.freeze and self.tasks == ("classify",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -537,14 +546,27 @@ class Training(Settings):
     freeze: bool = setting(
         False,
         flags=("--freeze",),
-        help="Fit the head alone, at once, on embeddings that are computed once, without augmentation.",
+        help="Leave the backbone as it is. With classify alone, the head is fitted at once, on embeddings that are "
+        "computed once, without augmentation.",
+    )
+    tasks: str = setting(
+        "classify",
+        help="What to learn: classify, segment (which voxels belong to the particle) and recover (its density without "
+        "noise and missing wedge), with commas between them.",
+        unit="list",
+    )
+    loss_weights: str = setting(
+        "",
+        help="How much the loss of each task counts, such as segment=0.5,recover=2 (1 where left out), or learned.",
+        unit="list",
     )
     seed: int = setting(0, help="Seed of everything random.", minimum=0, maximum=MAX_SEED)
 
     @property
     def idle(self) -> tuple[str, ...]:
         """What the user says to no effect, in words."""
-        wishes = {"--epochs": self.epochs, "--lr": self.lr} if self.freeze else {}
+        at_once = self.freeze and self.tasks.strip() == "classify"
+        wishes = {"--epochs": self.epochs, "--lr": self.lr} if at_once else {}
         return tuple(
             f"{flag} {value:g} does nothing with --freeze, which fits the head at once"
             for flag, value in wishes.items()

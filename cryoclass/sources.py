@@ -315,6 +315,33 @@ class RescaledSource:
         return f"{self.source.fingerprint()} {self.plan}"
 
 
+class TaughtSource:
+    """Boxes of a source, and behind each what is known of its voxels: ``[1 + T, z, y, x]``, the box first.
+
+    Parameters
+    ----------
+    source
+        Where the boxes come from.
+    truths
+        T further sources with the same rows and boxes.
+    """
+
+    def __init__(self, source: Source, truths: Sequence[Source]) -> None:
+        self.source, self.truths = source, truths
+        self.order, self.box, self.angpix = source.order, source.box, source.angpix
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, index: int) -> np.ndarray:
+        """Return box and truths of one row; a truth that cannot be read makes it unreadable; see :class:`Source`."""
+        return np.stack([self.source.read(index), *(truth.read(index) for truth in self.truths)])
+
+    def fingerprint(self) -> str:
+        """Return what boxes and truths are; see :class:`Source`."""
+        return " ".join(source.fingerprint() for source in (self.source, *self.truths))
+
+
 class InvertedSource:
     """Boxes of another source with their contrast flipped."""
 

@@ -24,7 +24,7 @@ from cryoclass.card import (
     read_folder,
     write_folder,
 )
-from cryoclass.classifier import load_card, load_model, save_model, start_classifier
+from cryoclass.classifier import Classifier, load_card, load_model, save_model, start_classifier
 from cryoclass.errors import ModelError, OutputError
 from cryoclass.settings import Preparation, Start
 from cryoclass.training.finetune import facts_of_start
@@ -348,7 +348,7 @@ def test_a_damaged_card_beside_a_weight_file_is_said(backbone_folder):
 def test_a_model_folder_hands_its_facts_on(tmp_path):
     save_model(tmp_path, small_classifier(), small_card(**dict(KNOWN)))
     assert load_model(tmp_path)[0].backbone.facts == KNOWN
-    assert start_classifier("r3d10", 2, init=tmp_path).backbone.facts == KNOWN
+    assert start_classifier(Classifier("r3d10", 2), init=tmp_path).backbone.facts == KNOWN
     assert facts_of_start(Start(backbone="r3d10", init=str(tmp_path))) == KNOWN
 
 

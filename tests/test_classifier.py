@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from network_helpers import file_of_2018, published_state, small_card, small_classifier
 
 from cryoclass.backbones.resnet3d import ResNet3d
-from cryoclass.classifier import WholeModel, load_model, save_model, start_classifier
+from cryoclass.classifier import Classifier, WholeModel, load_model, save_model, start_classifier
 from cryoclass.errors import ModelError, OutputError, UsageError
 from cryoclass.preparation import Preparer
 from cryoclass.settings import Preparation
@@ -67,7 +67,7 @@ def test_whole_model_is_the_sum_of_its_parts():
     raw = torch.randn(2, 12, 12, 12)
     with torch.inference_mode():
         whole = WholeModel(classifier, small_card())(raw)
-        parts = classifier(preparer(raw))
+        parts = classifier(preparer(raw), preparer.grey(raw))
     assert torch.equal(whole["logits"], parts["logits"])
     assert torch.equal(whole["embedding"], parts["embedding"])
     torch.testing.assert_close(whole["probabilities"].sum(dim=1), torch.ones(2))
@@ -78,19 +78,19 @@ def test_whole_model_is_the_sum_of_its_parts():
 def test_start_takes_the_backbone_of_a_model_folder(tmp_path):
     classifier = small_classifier(classes=3)
     save_model(tmp_path, classifier, small_card())
-    start = start_classifier("r3d10", 5, init=tmp_path)
+    start = start_classifier(Classifier("r3d10", 5), init=tmp_path)
     assert start.head.weight.shape == (5, 512)
     assert torch.equal(start.backbone.bn1.running_var, classifier.backbone.bn1.running_var)
     with pytest.raises(ModelError, match="holds a r3d10, which does not fit"):
-        start_classifier("r3d18", 5, init=tmp_path)
+        start_classifier(Classifier("r3d18", 5), init=tmp_path)
     with pytest.raises(UsageError, match="contradict"):
-        start_classifier("r3d10", 5, init=tmp_path, weights=tmp_path / "file.pth")
+        start_classifier(Classifier("r3d10", 5), init=tmp_path, weights=tmp_path / "file.pth")
 
 
 def test_start_takes_a_weight_file(tmp_path):
     state = published_state(ResNet3d(10, channels=3))
     (tmp_path / "file.pth").write_bytes(file_of_2018(state, "resnet-10"))
-    start = start_classifier("r3d10", 2, weights=tmp_path / "file.pth")
+    start = start_classifier(Classifier("r3d10", 2), weights=tmp_path / "file.pth")
     assert torch.equal(start.backbone.layer4[0].conv2.weight, state["layer4.0.conv2.weight"])
 
 

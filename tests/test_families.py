@@ -36,7 +36,7 @@ from cryoclass.backbones.torchvision_video import Mvit, stretch, torchvision_mod
 from cryoclass.backbones.vivit import Vivit
 from cryoclass.backbones.vjepa2 import Vjepa2
 from cryoclass.backbones.weights import load_weights
-from cryoclass.classifier import WholeModel, load_model, save_model, start_classifier
+from cryoclass.classifier import Classifier, WholeModel, load_model, save_model, start_classifier
 from cryoclass.errors import UsageError
 from cryoclass.exporting.onnx_file import export_onnx
 from cryoclass.inference.engines import BackboneEngine, OnnxEngine, TorchEngine
@@ -521,7 +521,7 @@ def life(kind, name, folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BACKBONES, name, dataclasses.replace(BACKBONES[name], build=build))
         torch.manual_seed(9)
-        classifier = start_classifier(name, 2, init="random")
+        classifier = start_classifier(Classifier(name, 2), init="random")
         before = {key: value.clone() for key, value in classifier.named_parameters()}
         parts = np.array(["train"] * 8 + ["val"] * 4)
         history = fit(

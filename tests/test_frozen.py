@@ -23,7 +23,6 @@ from cryoclass.training.checkpoint import Keeping
 from cryoclass.training.finetune import choose_recipe
 from cryoclass.training.frozen import FREEDOMS, fit_frozen
 from cryoclass.training.head import FREEDOM
-from cryoclass.training.history import rank
 from cryoclass.training.loop import LabelledBoxes, Run
 
 CPU = torch.device("cpu")
@@ -202,8 +201,8 @@ def test_the_validation_particles_choose_the_freedom_and_the_simpler_of_equals()
     history = fit_frozen(network(), examples, RECIPE, Run(device=CPU, on_record=told.append))
     assert tuple(record.freedom for record in history.records) == FREEDOMS
     assert told == [*history.records]
-    ranks = [rank(record) for record in history.records]
-    assert rank(history.best) == max(ranks)
+    ranks = [record.rank for record in history.records]
+    assert history.best.rank == max(ranks)
     assert history.best is history.records[ranks.index(max(ranks))]
     val = examples.parts[history.rows] == "val"
     loss = log_loss(examples.labels[history.rows[val]], history.probabilities[val])

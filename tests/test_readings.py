@@ -11,7 +11,8 @@ from star_files import loop, optics, tomograms_star
 
 from cryoclass.checks.frame import check_frame
 from cryoclass.cutting import TomogramSource
-from cryoclass.extraction import cut_all, folder_names, write_extracted
+from cryoclass.extraction import cut_all, write_extracted
+from cryoclass.file_names import folder_names
 from cryoclass.particles import read_particles
 from cryoclass.settings import Extraction
 from cryoclass.star.frames import Frame

@@ -19,6 +19,7 @@ from cryoclass.errors import OutputError
 from cryoclass.metrics import evaluate
 from cryoclass.report import figures, images, pages, scores, style
 from cryoclass.report.content import (
+    Classified,
     Curves,
     EmbedContent,
     Example,
@@ -77,6 +78,7 @@ def trained(what, epochs=5, **changes):
         "mistakes": [
             Example(box=blob(), row=4711, tomogram=NASTY, true=NASTY, predicted="a$b$", probability=0.987)
         ],
+        "classes": what.classes,
         "counts": {"train": [7] * len(what.classes), "val": [3] * len(what.classes)},
         "settings": {"recipe": {"name": "paper", "lr": 1e-4}, "resume": False, "weights": None},
         "versions": {"torch": "9.9.9"},
@@ -108,12 +110,16 @@ def classified(number=90, classes=3):
     assigned = what.probabilities.argmax(axis=1)
     assigned[:5] = -1
     example = Example(box=blob(), row=12, predicted=NASTY, probability=0.75)
+    galleries = [Gallery(name=name, most=[example], least=[example]) for name in what.classes]
     return PredictContent(
-        scored=what,
-        assigned=assigned,
-        galleries=[Gallery(name=name, most=[example], least=[example]) for name in what.classes],
+        count=number,
+        classified=Classified(scored=what, assigned=assigned, galleries=galleries),
         skipped={"the volume is constant": 2},
     )
+
+
+def predicted(what, assigned, **more):
+    return PredictContent(count=len(assigned), classified=Classified(scored=what, assigned=assigned, **more))
 
 
 def embedded(number=60, groups=3, method="tsne"):
@@ -302,9 +308,7 @@ def test_pages_carry_the_caveats_of_the_scores_and_those_that_are_handed_in(tmp_
     assert len(caveats) == 2
     pages.training_page(tmp_path / "a.html", trained(what, remarks=["The loss was high."]))
     assigned = probabilities.argmax(axis=1)
-    pages.prediction_page(
-        tmp_path / "b.html", PredictContent(scored=what, assigned=assigned, remarks=["Known."])
-    )
+    pages.prediction_page(tmp_path / "b.html", predicted(what, assigned, remarks=["Known."]))
     for name, remark in (("a", "The loss was high."), ("b", "Known.")):
         text = " ".join(read(tmp_path / f"{name}.html").text.split())
         assert all(caveat in text for caveat in (*caveats, remark))
@@ -404,7 +408,8 @@ def test_prediction_page_counts_what_was_assigned(tmp_path):
         "90 particles classified, 5 of them below the least probability asked for; 2 could not be read"
         in page.text
     )
-    for count in np.bincount(content.assigned[content.assigned >= 0]):
+    assigned = content.classified.assigned
+    for count in np.bincount(assigned[assigned >= 0]):
         assert f"{count} ({100 * count / 90:.1f} %)" in page.text
     assert "5 (5.6 %)" in page.text
     assert "most sure" in page.text
@@ -414,35 +419,39 @@ def test_prediction_page_counts_what_was_assigned(tmp_path):
 def test_prediction_page_says_of_how_many_classes_it_shows_particles(tmp_path, number, said):
     content = classified(5 * number, number)
     empty = Gallery(name="without particles")
-    pages.prediction_page(tmp_path / "page.html", replace(content, galleries=[empty, *content.galleries]))
+    galleries = [empty, *content.classified.galleries]
+    content = replace(content, classified=replace(content.classified, galleries=galleries))
+    pages.prediction_page(tmp_path / "page.html", content)
     page = read(tmp_path / "page.html")
     assert ("Shown: 40 of 42 classes that have particles." in page.text) is said
     assert page.html.count("most sure") == 40
 
 
 def test_prediction_page_measures_scores_on_labelled_particles_only(tmp_path):
-    content = classified(90)
+    content = classified(90).classified
     labels = np.where(np.arange(90) < 30, content.scored.labels, -1)
     some = Scored(classes=content.scored.classes, probabilities=content.scored.probabilities, labels=labels)
-    pages.prediction_page(tmp_path / "page.html", PredictContent(scored=some, assigned=content.assigned))
+    pages.prediction_page(tmp_path / "page.html", predicted(some, content.assigned))
     assert "30 of them have a label" in read(tmp_path / "page.html").text
 
 
 def test_prediction_page_without_labels_has_no_scores(tmp_path):
-    content = classified(30)
+    content = classified(30).classified
     blind = Scored(
         classes=content.scored.classes, probabilities=content.scored.probabilities, labels=np.full(30, -1)
     )
-    pages.prediction_page(tmp_path / "page.html", PredictContent(scored=blind, assigned=content.assigned))
+    pages.prediction_page(tmp_path / "page.html", predicted(blind, content.assigned))
     assert "Confusion matrix" not in read(tmp_path / "page.html").html
 
 
 def test_prediction_page_for_no_particles(tmp_path):
     nothing = Scored(classes=names(2), probabilities=np.zeros((0, 2), np.float32), labels=np.zeros(0, int))
-    pages.prediction_page(
-        tmp_path / "page.html",
-        PredictContent(scored=nothing, assigned=np.zeros(0, int), skipped={"empty file": 4}),
+    content = PredictContent(
+        count=0,
+        classified=Classified(scored=nothing, assigned=np.zeros(0, int)),
+        skipped={"empty file": 4},
     )
+    pages.prediction_page(tmp_path / "page.html", content)
     assert "0 particles classified; 4 could not be read" in read(tmp_path / "page.html").text
 
 
@@ -450,7 +459,7 @@ def test_prediction_page_stays_small_with_many_particles_and_classes(tmp_path):
     what = scored(20_000, 60)
     example = Example(box=blob(48), row=1, predicted="x", probability=0.5)
     galleries = [Gallery(name=name, most=[example] * 9, least=[example] * 9) for name in what.classes]
-    content = PredictContent(scored=what, assigned=what.probabilities.argmax(axis=1), galleries=galleries)
+    content = predicted(what, what.probabilities.argmax(axis=1), galleries=galleries)
     pages.prediction_page(tmp_path / "page.html", content)
     assert (tmp_path / "page.html").stat().st_size < 3_000_000
     assert "20 more classes" in read(tmp_path / "page.html").text

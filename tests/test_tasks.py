@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from network_helpers import shake, small_card, small_classifier
-from torch import nn
 
 from cryoclass.backbones.registry import BACKBONES, build_backbone
 from cryoclass.card import CLASSES, PARTICLES
@@ -17,10 +16,10 @@ from cryoclass.errors import ModelError, UsageError
 from cryoclass.exporting.graph import build_graph
 from cryoclass.exporting.onnx_file import export_onnx
 from cryoclass.inference.engines import OnnxEngine, TorchEngine
-from cryoclass.results import decide_all, prediction_columns
-from cryoclass.settings import Recipe
-from cryoclass.tasks import CLASSIFY, TASKS, Features, Task, task_named
-from cryoclass.tasks.classify import Classify
+from cryoclass.results import Told, decide_all, prediction_columns
+from cryoclass.settings import Preparation, Recipe
+from cryoclass.tasks import CLASSIFY, RECOVER, SEGMENT, Features, task_named, tasks_typed
+from cryoclass.training.history import EpochRecord
 
 CPU = torch.device("cpu")
 RAW = np.random.default_rng(1).standard_normal((3, 12, 12, 12), dtype=np.float32)
@@ -32,31 +31,46 @@ RECIPE = Recipe(name="r", epochs=1, lr=1e-3, label_smoothing=0.1)
 
 
 def test_classify_is_a_linear_layer_softmax_and_cross_entropy():
-    head = CLASSIFY.make_head(build_backbone("r3d10"), 3)
+    head = CLASSIFY.make_head(512, 3)
     vector = torch.randn(2, 512)
     assert torch.equal(CLASSIFY.say(head, Features(vector))["logits"], head(vector))
     finished = CLASSIFY.finish({"logits": LOGITS.double()})
     assert [*finished] == [*CLASSIFY.outputs] == ["probabilities", "logits"]
     assert {value.dtype for value in finished.values()} == {torch.float32}
     torch.testing.assert_close(finished["probabilities"], LOGITS.softmax(1))
-    target = CLASSIFY.target(np.array([0, 2], np.int16))
     wanted = F.cross_entropy(LOGITS, torch.tensor([0, 2]), label_smoothing=0.1)
-    torch.testing.assert_close(CLASSIFY.loss({"logits": LOGITS}, target, RECIPE), wanted)
+    torch.testing.assert_close(CLASSIFY.loss({"logits": LOGITS}, torch.tensor([0, 2]), RECIPE), wanted)
+
+
+def test_particles_without_a_label_teach_no_class():
+    both, none = torch.tensor([0, -1]), torch.tensor([-1, -1])
+    wanted = F.cross_entropy(LOGITS[:1], torch.tensor([0]), label_smoothing=0.1)
+    torch.testing.assert_close(CLASSIFY.loss({"logits": LOGITS}, both, RECIPE), wanted)
+    assert CLASSIFY.loss({"logits": LOGITS}, none, RECIPE) == 0
+    judged = {"probabilities": LOGITS.softmax(1).numpy()}
+    assert CLASSIFY.score(judged, both.numpy(), ("a", "b", "c")).count == 1
+    assert CLASSIFY.score(judged, none.numpy(), ("a", "b", "c")) is None
+
+
+def epoch(**changes):
+    fields = {"epoch": 1, "lr": 1.0, "train_loss": 1.0, "val_loss": 1.0, "val_accuracy": 0.5, "val_auc": None}
+    return EpochRecord(**{**fields, "best": False, "seconds": 0.0, **changes})
 
 
 def test_epochs_are_ranked_by_auc_then_by_loss():
-    rank = CLASSIFY.rank
-    better = rank({"auc": 0.9, "accuracy": 0.1, "loss": 9.0})
-    assert better > rank({"auc": 0.8, "accuracy": 1.0, "loss": 0.1})
-    assert better < rank({"auc": 0.9, "accuracy": 0.0, "loss": 8.0})
-    assert rank({"accuracy": 0.7, "loss": 1.0}) > rank({"accuracy": 0.6, "loss": 0.5})
+    better = epoch(val_auc=0.9, val_accuracy=0.1, val_loss=9.0).rank
+    assert better > epoch(val_auc=0.8, val_accuracy=1.0, val_loss=0.1).rank
+    assert better < epoch(val_auc=0.9, val_accuracy=0.0, val_loss=8.0).rank
+    assert epoch(val_accuracy=0.7).rank > epoch(val_accuracy=0.6, val_loss=0.5).rank
+    assert epoch(figures={"grade": 0.95}, val_loss=9.0).rank > better  # of several tasks, their mean
 
 
 def test_classify_writes_the_columns_and_counts_of_classes(tmp_path):
     decisions = decide_all(LOGITS.softmax(1).numpy())
     names = ("ribosome", "proteasome", "junk")
-    assert CLASSIFY.columns(decisions, names) == prediction_columns(decisions, names)
-    CLASSIFY.write_files(tmp_path, decisions, names)
+    told = Told(decisions=decisions, classes=names, volumes={})
+    assert CLASSIFY.columns(told) == prediction_columns(decisions, names)
+    CLASSIFY.write_files(tmp_path, told)
     assert [path.name for path in tmp_path.iterdir()] == ["classes.star"]
 
 
@@ -107,48 +121,87 @@ def test_a_model_folder_of_format_1_is_loaded(tmp_path):
     assert all(np.array_equal(found[name], value) for name, value in wanted.items())
 
 
-# --------------------------------------------------------------------------------------------- another task
+# ------------------------------------------------------------------------------------------------ voxels
 
 
-class Brightness(Classify):
-    """A task for this test: a map per particle from the finest and the deepest feature maps, between 0 and 1."""
-
-    name = "brighten"
-    outputs = {"mask": (PARTICLES, "D", "H", "W")}  # noqa: RUF012 - as tasks have it
-    needs_maps = True
-
-    def make_head(self, backbone, classes):  # noqa: ARG002
-        finest, *_, deepest = backbone.map_channels
-        return nn.ModuleList([nn.Conv3d(finest, 1, 1), nn.Conv3d(deepest, 1, 1)])
-
-    def say(self, head, features):
-        finest = head[0](features.maps[0])
-        deepest = F.interpolate(head[1](features.maps[-1]), size=finest.shape[2:], mode="trilinear")
-        return {"mask": (finest + deepest)[:, 0]}
-
-    def finish(self, said):
-        return {"mask": said["mask"].float().sigmoid()}
-
-    def difference(self, found, expected):
-        return float(np.abs(found["mask"] - expected["mask"]).max())
-
-    def same(self, found, expected, tie):
-        return self.difference(found, expected) <= tie
+def ball(radius: float) -> torch.Tensor:
+    axis = torch.arange(-5.0, 6.0)
+    return (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2 <= radius**2).float()
 
 
-@pytest.fixture
-def brighten(monkeypatch) -> Task:
-    task = Brightness()
-    monkeypatch.setitem(TASKS, task.name, task)
-    return task
+def test_a_mask_is_judged_by_its_overlap():
+    true = torch.stack([ball(3), ball(3), torch.full((11, 11, 11), torch.nan)])
+    found = torch.stack([ball(3), ball(4), ball(3)]) * 0.9 + 0.05
+    judged = {name: value.numpy() for name, value in SEGMENT.judge({"mask": found}, true).items()}
+    shared, wider = float(ball(3).sum()), float(ball(4).sum())
+    np.testing.assert_allclose(judged["iou"], [1, shared / wider, np.nan], rtol=1e-6)
+    np.testing.assert_allclose(judged["dice"], [1, 2 * shared / (shared + wider), np.nan], rtol=1e-6)
+    np.testing.assert_allclose(judged["voxel_accuracy"], [1, 1 - (wider - shared) / 11**3, np.nan], rtol=1e-6)
+    scores = SEGMENT.score(judged, np.zeros(3, int), ())
+    assert scores.count == 2
+    mean = scores.figures["iou"]
+    assert SEGMENT.grade(scores) == mean.mean == pytest.approx((1 + shared / wider) / 2)
+    assert mean.low < mean.mean < mean.high
+    assert SEGMENT.score({name: value[2:] for name, value in judged.items()}, np.zeros(1, int), ()) is None
 
 
-@pytest.fixture
-def folder(tmp_path, brighten) -> Path:
-    """A model folder of a classifier with both tasks."""
+def test_the_loss_of_a_mask_is_that_of_its_logits():
+    """Probabilities in the place of logits would be squeezed a second time."""
+    logits, true = torch.randn(2, 4, 4, 4), torch.rand(2, 4, 4, 4).round()
+    wanted = F.binary_cross_entropy(logits.sigmoid(), true)
+    torch.testing.assert_close(SEGMENT.loss({"mask": logits}, true, RECIPE), wanted)
+    half = torch.stack([true[0], torch.full((4, 4, 4), torch.nan)])
+    wanted = F.binary_cross_entropy(logits[:1].sigmoid(), true[:1])
+    torch.testing.assert_close(SEGMENT.loss({"mask": logits}, half, RECIPE), wanted)
+
+
+def test_a_density_is_judged_by_its_correlation():
+    true = torch.randn(3, 5, 5, 5)
+    true[2] = torch.nan
+    judged = RECOVER.judge({"density": torch.stack([2 * true[0] + 1, -true[1], true[0]])}, true)
+    torch.testing.assert_close(judged["correlation"], torch.tensor([1.0, -1.0, torch.nan]), equal_nan=True)
+    flat = RECOVER.judge({"density": torch.zeros(3, 5, 5, 5)}, true)["correlation"]
+    torch.testing.assert_close(flat, torch.tensor([0.0, 0.0, torch.nan]), equal_nan=True)
+
+
+def test_where_nothing_is_known_nothing_is_learnt():
+    """A gradient of 0, not NaN, which would spoil the weights that all tasks share."""
+    unknown = torch.full((2, 4, 4, 4), torch.nan)
+    for task, name in ((SEGMENT, "mask"), (RECOVER, "density")):
+        said = torch.randn(2, 4, 4, 4, requires_grad=True)
+        loss = task.loss({name: said}, unknown, RECIPE)
+        loss.backward()
+        assert loss == 0
+        assert torch.equal(said.grad, torch.zeros_like(said))
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"), [("", "must be one"), ("classify,draw", "must be one"), (",", "must be one")]
+)
+def test_tasks_that_are_not_known_are_refused(typed, words):
+    with pytest.raises(UsageError, match=words):
+        tasks_typed(typed)
+
+
+def test_tasks_are_typed_in_any_order():
+    assert tasks_typed(" recover, classify") == (CLASSIFY, RECOVER)
+
+
+# -------------------------------------------------------------------------------------------- several tasks
+
+
+EVERY = (CLASSIFY, SEGMENT, RECOVER)
+
+
+@pytest.fixture(params=["z", "x"])
+def folder(tmp_path, request) -> Path:
+    """A model folder of a classifier with all tasks, for both beam axes."""
     torch.manual_seed(0)
-    classifier = shake(Classifier("res32", 3, (CLASSIFY, brighten)))
-    card = small_card(backbone="res32", outputs=classifier.outputs, tasks=tuple(classifier.heads))
+    classifier = shake(Classifier("res32", 3, EVERY))
+    size = Preparation(input_size=(8, 16, 16), intensity="standard", beam_axis=request.param)
+    card = small_card(
+        backbone="res32", preparation=size, outputs=classifier.outputs, tasks=tuple(classifier.heads)
+    )
     save_model(tmp_path, classifier, card)
     return tmp_path
 
@@ -159,19 +212,39 @@ def test_tasks_stand_side_by_side_from_the_card_to_the_engine(folder):
         "probabilities": (PARTICLES, CLASSES),
         "logits": (PARTICLES, CLASSES),
         "mask": (PARTICLES, "D", "H", "W"),
+        "density": (PARTICLES, "D", "H", "W"),
         "embedding": (PARTICLES, 256),
     }
     classifier, _ = load_model(folder)
-    said = TorchEngine(WholeModel(classifier, card), CPU).run(RAW)
+    raw = np.random.default_rng(1).standard_normal((3, 10, 12, 14), dtype=np.float32)
+    engine = TorchEngine(WholeModel(classifier, card), CPU)
+    said = engine.run(raw)
     assert [*said] == [*card.outputs]
-    assert said["mask"].shape == (3, 4, 8, 8)
+    assert said["mask"].shape == said["density"].shape == raw.shape  # the boxes' own grid, not the network's
     assert 0 < said["mask"].min() < said["mask"].max() < 1
     alone = small_classifier(backbone="res32")
     alone.backbone.load_state_dict(classifier.backbone.state_dict())
     alone.head.load_state_dict(classifier.head.state_dict())
-    expected = TorchEngine(WholeModel(alone, small_card(backbone="res32")), CPU).run(RAW)
+    expected = TorchEngine(
+        WholeModel(alone, small_card(backbone="res32", preparation=card.preparation)), CPU
+    ).run(raw)
     for name in ("logits", "embedding"):
         np.testing.assert_allclose(said[name], expected[name], rtol=1e-5, atol=1e-5)
+    part = engine.asked((SEGMENT,))
+    assert [*part.run(raw)] == ["mask", "embedding"]
+    np.testing.assert_allclose(part.run(raw)["mask"], said["mask"], rtol=1e-5, atol=1e-6)
+
+
+def test_a_box_that_is_turned_has_its_mask_and_density_turned(folder):
+    """Whatever axis the beam runs along: outputs lie on the voxels that they speak of."""
+    classifier, card = load_model(folder)
+    raw = np.random.default_rng(1).standard_normal((1, 12, 12, 12), dtype=np.float32)
+    whole = TorchEngine(WholeModel(classifier, card), CPU).run(raw)
+    along_z = card.replace(preparation=card.preparation.replace(beam_axis="z"))
+    cycle = (0, 3, 1, 2) if card.preparation.beam_axis == "x" else (0, 1, 2, 3)
+    turned = TorchEngine(WholeModel(classifier, along_z), CPU).run(np.ascontiguousarray(raw.transpose(cycle)))
+    for name in ("mask", "density"):
+        np.testing.assert_allclose(whole[name].transpose(cycle), turned[name], atol=1e-5)
 
 
 def test_tasks_are_exported_side_by_side(folder):
@@ -183,6 +256,7 @@ def test_tasks_are_exported_side_by_side(folder):
     assert [*said] == [*wanted]
     for name, value in wanted.items():
         np.testing.assert_allclose(said[name], value, rtol=1e-4, atol=1e-4)
+    assert [*OnnxEngine(folder / "model.onnx", "cpu").asked((RECOVER,)).run(RAW)] == ["density", "embedding"]
 
 
 @pytest.mark.parametrize("order", [["embedding", "logits", "probabilities"], ["logits", "embedding"]])
@@ -229,9 +303,9 @@ def test_feature_maps_are_those_that_forward_goes_through(name):
         assert torch.equal(backbone.pool(backbone.feature_maps(x)[-1]), backbone(x))
 
 
-def test_a_backbone_without_feature_maps_says_so(brighten):
+def test_a_backbone_without_feature_maps_says_so():
     with pytest.raises(UsageError, match="Rb3d hands out no feature maps") as caught:
         build_backbone("rb3d").feature_maps(torch.zeros(1, 1, 8, 8, 8))
     assert "res32-species" in caught.value.hint
     with pytest.raises(UsageError, match="Rb3d hands out no feature maps"):
-        Classifier("rb3d", 2, (CLASSIFY, brighten))
+        Classifier("rb3d", 2, EVERY)

@@ -429,7 +429,7 @@ DAMAGE = {
     "a step before the first": put("epoch", "step", -1),
     "a step that is true": put("epoch", "step", True),
     "a total that is no number": put("epoch", "total", torch.tensor(torch.nan)),
-    "a total of another shape": put("epoch", "total", torch.zeros(2)),
+    "a total of another shape": put("epoch", "total", torch.zeros(5)),
     "seconds that are none": put("epoch", "seconds", None),
     "a generator of zeros": put("epoch", "generator", torch.zeros(5056, dtype=torch.uint8)),
     "half a generator": put("epoch", "generator", torch.zeros(9, dtype=torch.uint8)),

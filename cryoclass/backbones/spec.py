@@ -13,6 +13,7 @@ from types import ModuleType
 
 from torch import Tensor, nn
 
+from cryoclass.backbones.decoder import Decoder
 from cryoclass.card import WeightFacts
 from cryoclass.errors import UsageError
 from cryoclass.settings import Intensity, NetworkInput, Preparation, Size3
@@ -61,6 +62,18 @@ class Backbone(nn.Module, ABC):
     def pool(self, deepest: Tensor) -> Tensor:
         """Turn the deepest of the feature maps into the vector ``(N, width)``, as ``forward`` does."""
         return deepest.mean(dim=(2, 3, 4))
+
+    def make_decoder(self) -> Decoder:
+        """Return what brings its feature maps to the grid of the box, randomly initialised from torch's global generator.
+
+        Raises
+        ------
+        UsageError
+            This network hands out none.
+        """
+        if not self.map_channels:
+            raise no_feature_maps(self)
+        return Decoder(self.map_channels)
 
 
 def no_feature_maps(backbone: Backbone) -> UsageError:

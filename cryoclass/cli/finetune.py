@@ -51,33 +51,48 @@ def _say_plan(plan: Plan) -> None:
 
 def _say_record(record: "Record") -> None:
     width = 3 if record.kind == "epoch" else 5
-    auc = f"{record.val_auc:.4f}" if record.val_auc is not None else "  -   "
-    console.note(
-        f"{record.kind} {record.at:{width}g}  loss {record.train_loss:.4f}  val loss {record.val_loss:.4f}  "
-        f"val AUC {auc}  val accuracy {record.val_accuracy:.4f}  {record.seconds:.1f} s{'  best' if record.best else ''}"
-    )
+    parts = [
+        f"{record.kind} {record.at:{width}g}",
+        f"loss {record.train_loss:.4f}",
+        f"val loss {record.val_loss:.4f}",
+        *_scores_of(record),
+        f"{record.seconds:.1f} s{'  best' if record.best else ''}",
+    ]
+    console.note("  ".join(parts))
+
+
+def _scores_of(record: "Record") -> list[str]:
+    scores = []
+    if record.val_accuracy is not None:
+        auc = f"{record.val_auc:.4f}" if record.val_auc is not None else "  -   "
+        scores = [f"val AUC {auc}", f"val accuracy {record.val_accuracy:.4f}"]
+    shown = {"val_iou": "val IoU", "val_correlation": "val correlation"}
+    return scores + [f"{shown[name]} {value:.4f}" for name, value in record.figures.items() if name in shown]
 
 
 def _say_result(result: FinetuneResult) -> None:
     tuned, history = result.tuned, result.tuned.history
     scores = tuned.scores
+    voxels = tuned.voxels.get(tuned.scored_part, {})
     console.rows(
         "fine-tuned",
         [
-            ("scored on", f"{scores.count} {tuned.measured_on}"),
-            *scores.in_words.items(),
+            ("scored on", f"{tuned.scored_count} {tuned.measured_on}"),
+            *(scores.in_words.items() if scores else ()),
+            *(row for found in voxels.values() for row in found.in_words.items()),
             (f"best {history.best.kind}", _best_of(history)),
             ("left out", f"{len(history.skipped)} unreadable" if history.skipped else "none"),
             ("model", result.model),
             ("look at", result.page),
         ],
     )
-    console.columns(
-        f"by class ({tuned.scored_part})",
-        ["class", "particles", "precision", "recall"],
-        [[c.name, c.support, c.in_words["precision"], c.in_words["recall"]] for c in scores.classes],
-    )
-    for caveat in (*scores.caveats, *tuned.remarks):
+    if scores:
+        console.columns(
+            f"by class ({tuned.scored_part})",
+            ["class", "particles", "precision", "recall"],
+            [[c.name, c.support, c.in_words["precision"], c.in_words["recall"]] for c in scores.classes],
+        )
+    for caveat in (*(scores.caveats if scores else ()), *tuned.remarks):
         console.warn(caveat)
 
 

@@ -1,9 +1,14 @@
 """``cryoclass predict``: classes and probabilities for every particle, in the user's own STAR file."""
 
+from typing import TYPE_CHECKING
+
 from cryoclass import jobs
 from cryoclass.cli import console
 from cryoclass.cli.options import with_request
 from cryoclass.jobs.predict import PredictRequest, PredictResult
+
+if TYPE_CHECKING:
+    from cryoclass.results import Decisions
 
 
 @with_request
@@ -23,7 +28,25 @@ def predict(request: PredictRequest) -> None:
 
 
 def _say_result(result: PredictResult) -> None:
-    decisions = result.decisions
+    if result.decisions is None:
+        lost = ("unreadable", str(result.unreadable))
+    else:
+        _say_classes(result, result.decisions)
+        unsure, unreadable = ((result.decisions.status == how).sum() for how in ("unsure", "unreadable"))
+        lost = ("no class", f"{unsure} below --min-probability, {unreadable} unreadable")
+    console.rows(
+        "written",
+        [
+            lost,
+            *((name, f"{result.done} of them in {folder}") for name, folder in result.volumes.items()),
+            ("table", result.table),
+            *(("also", part) for part in (*result.parts, *result.sets)),
+            ("look at", result.page),
+        ],
+    )
+
+
+def _say_classes(result: PredictResult, decisions: "Decisions") -> None:
     total = len(decisions.classes)
     counts = [int((decisions.classes == number).sum()) for number in range(len(result.classes))]
     console.columns(
@@ -34,20 +57,12 @@ def _say_result(result: PredictResult) -> None:
             for number, (name, count) in enumerate(zip(result.classes, counts, strict=True), 1)
         ],
     )
-    unsure, unreadable = ((decisions.status == status).sum() for status in ("unsure", "unreadable"))
-    console.rows(
-        "written",
-        [
-            ("no class", f"{unsure} below --min-probability, {unreadable} unreadable"),
-            ("table", result.table),
-            *(("also", part) for part in (*result.parts, *result.sets)),
-            ("look at", result.page),
-        ],
-    )
 
 
 def _say_next(result: PredictResult) -> None:
     """Let RELION select the largest class: of one without particles it would write nothing that can be read."""
+    if result.decisions is None:
+        return
     sizes = [int((result.decisions.classes == number).sum()) for number in range(len(result.classes))]
     number = sizes.index(max(sizes)) + 1
     if max(sizes):

@@ -135,7 +135,7 @@ def _work(card: ModelCard) -> float:
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         tasks = [task_named(name) for name in card.tasks]
         classifier = Classifier(card.backbone, len(card.classes), tasks).eval()
-        classifier(torch.empty(1, 1, *card.preparation.seen(card.box[0])))
+        WholeModel(classifier, card)(torch.empty(1, *card.box))
     return float(counter.get_total_flops())
 
 

@@ -1,12 +1,13 @@
 """The two ways to run a classifier: torch with a model folder, onnxruntime with an exported file."""
 
 import contextlib
+import copy
 import ctypes
 import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from cryoclass.backbones.spec import Backbone
 from cryoclass.card import CARD_KEY, EMBEDDING, INPUT, PARTICLES, ModelCard, check_said
-from cryoclass.classifier import WholeModel, load_model
+from cryoclass.classifier import WholeModel, asked_of, load_model
 from cryoclass.errors import ModelError, UsageError
 from cryoclass.files import digest
 from cryoclass.machine import check_name, choose_device, computing_in, number_type, short_of_memory
@@ -26,6 +27,7 @@ from cryoclass.preparation import Preparer
 from cryoclass.seal import read_sealed
 from cryoclass.settings import Precision, Preparation
 from cryoclass.sources import Source
+from cryoclass.tasks import Task
 
 Voxels = NDArray[np.float32]
 Arrays = dict[str, Voxels]  # by name, float32, as on the card
@@ -88,6 +90,10 @@ class Engine(Protocol):
         """Return a hash of the weights and of what they are shown."""
         ...
 
+    def asked(self, tasks: Sequence[Task]) -> "Engine":
+        """Return what runs the same model, asked for some of its tasks only."""
+        ...
+
 
 class TorchEngine:
     """Runs a whole model with torch.
@@ -131,6 +137,13 @@ class TorchEngine:
     def identity(self) -> str:
         """Return a hash of the weights and of what they are shown."""
         return digest(self.card.weights_sha256, self.card.preparation)
+
+    def asked(self, tasks: Sequence[Task]) -> "TorchEngine":
+        """Return what runs the same model, asked for some of its tasks only: it computes nothing else."""
+        part = copy.copy(self)
+        part.whole = self.whole.asked(tasks).to(self.device).eval()
+        part.card = part.whole.card
+        return part
 
 
 class BackboneEngine:
@@ -176,6 +189,10 @@ class BackboneEngine:
         ):
             said = {EMBEDDING: self.network(torch.from_numpy(voxels).to(self.device)).float().cpu().numpy()}
         return _checked(said, self.card, self.description)
+
+    def asked(self, tasks: Sequence[Task]) -> "BackboneEngine":  # noqa: ARG002 - it has no task
+        """Return itself."""
+        return self
 
     def identity(self) -> str:
         """Return a hash of the weights and of what they are shown."""
@@ -245,6 +262,12 @@ class OnnxEngine:
     def identity(self) -> str:
         """Return a hash of all that decides what the file computes."""
         return digest(self._seal)
+
+    def asked(self, tasks: Sequence[Task]) -> "OnnxEngine":
+        """Return what runs the same file, asked for some of its tasks only: onnxruntime computes nothing else."""
+        part = copy.copy(self)
+        part.card = asked_of(self.card, tasks)
+        return part
 
 
 def load_engine(model: Path | None, onnx: Path | None, device: str, precision: Precision = "auto") -> Engine:

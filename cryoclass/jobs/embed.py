@@ -138,7 +138,7 @@ def embed(request: EmbedRequest, listener: Listener = TO_LOG) -> EmbedResult:
 
 def _embed(request: EmbedRequest, path: Path, place: Workplace, listener: Listener) -> EmbedResult:
     from cryoclass.inference.pipeline import Flow
-    from cryoclass.outputs import FOLDER
+    from cryoclass.outputs import FOLDER, open_outputs
     from cryoclass.particles import read_particles
     from cryoclass.results import WHERE_LOST
     from cryoclass.sources import too_many_lost
@@ -154,7 +154,8 @@ def _embed(request: EmbedRequest, path: Path, place: Workplace, listener: Listen
     place.begin()
     examples = _examples(request, engine, boxes, open_boxes, flow, listener)
     facts = facts_of(engine, boxes, {"precision": "auto"})
-    outputs, origin = compute_outputs(engine, boxes, facts, request.outdir / FOLDER, flow, listener)
+    outputs = open_outputs(request.outdir / FOLDER, facts)
+    origin = compute_outputs(engine, boxes, outputs, flow, listener)
     said = _Said(
         table=table,
         engine=engine,
@@ -205,9 +206,10 @@ def _open(
     from cryoclass.checks.findings import enforce
     from cryoclass.checks.fit import check_contrast
     from cryoclass.sources import Boxes
+    from cryoclass.tasks import CLASSIFY
 
     if request.bare.backbone is None:
-        engine = open_engine(request.choice, request.device, "auto", listener)
+        engine = open_engine(request.choice, request.device, "auto", listener).asked((CLASSIFY,))
         card, choice = engine.card, request.choice
 
         def open_boxes(wanted: "Particles") -> "Source":
@@ -294,7 +296,7 @@ def _examples(
         return None
     from cryoclass.checks.findings import enforce
     from cryoclass.checks.fit import check_same_boxes
-    from cryoclass.outputs import FOLDER
+    from cryoclass.outputs import FOLDER, open_outputs
     from cryoclass.particles import read_particles
     from cryoclass.sources import Boxes
 
@@ -302,7 +304,8 @@ def _examples(
     enforce(check_same_boxes(source, boxes.source), listener)
     shown = Boxes(source=source, workers=flow.workers)
     facts = facts_of(engine, shown, {"precision": "auto"})
-    outputs, _ = compute_outputs(engine, shown, facts, request.outdir / FOLDER / QUERY, flow, listener)
+    outputs = open_outputs(request.outdir / FOLDER / QUERY, facts)
+    compute_outputs(engine, shown, outputs, flow, listener)
     return outputs["embedding"][outputs.done]
 
 

@@ -1,10 +1,12 @@
 """From labelled particles to a model folder."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryoclass.claims import claim_run
+from cryoclass.errors import UsageError
 from cryoclass.jobs.going_on import before_work, keeping
 from cryoclass.jobs.opening import open_source, particles_path, use_cores
 from cryoclass.progress import TO_LOG, Listener
@@ -27,12 +29,14 @@ from cryoclass.settings import (
 if TYPE_CHECKING:
     from cryoclass.labels import Labelled
     from cryoclass.settings import Recipe
-    from cryoclass.sources import Boxes
+    from cryoclass.sources import Boxes, Source
+    from cryoclass.tasks import Truth
     from cryoclass.training.finetune import FineTuned
-    from cryoclass.training.loop import Run
+    from cryoclass.training.loop import LabelledBoxes, Run
     from cryoclass.training.splits import Assignment
 
 
+PAGE = "report.html"
 CARD = "model.json"  # comes last and says that all is there
 WRITES = Writes(
     command="finetune",
@@ -43,7 +47,7 @@ WRITES = Writes(
         "times.csv",
         "metrics.json",
         "predictions.star",
-        "report.html",
+        PAGE,
     ),
     kept=("checkpoint*.pt",),
 )
@@ -143,23 +147,29 @@ def _finetune(request: FinetuneRequest, place: Workplace, listener: Listener) ->
     for words in request.training.idle:
         listener.warn(f"{words}.")
     recipe = choose_recipe(request.start, request.training)
-    labelled = read_labelled(request.particles or [str(particles_path(None))], request.label_column)
+    arguments = request.particles or [str(particles_path(None))]
+    labelled = read_labelled(arguments, request.label_column, needed="classify" in recipe.tasks)
     enforce(check_class_names(labelled.classes), listener)
     boxes = _open(labelled, request, workers, listener)
     assignment = _share_out(labelled, boxes, request, listener)
     _warn_of_domain(boxes, recipe, request.start, listener)
     listener.tell(_plan(labelled, assignment))
     examples = LabelledBoxes(
-        source=boxes.source, labels=labelled.labels, parts=assignment.parts, classes=labelled.classes
+        source=boxes.source,
+        labels=labelled.labels,
+        parts=assignment.parts,
+        classes=labelled.classes,
+        truths=_truths(labelled, boxes.source, recipe.tasks, listener),
     )
     # What they are, and not where they lie: a disk may be moved, and a folder be named from elsewhere.
     run = replace(run, facts={**request.cutting.to_dict(), "voxels": boxes.fingerprint[:12]})
     tuned = train(examples, boxes.sample.contrast, recipe, request.start, run)
     tuned = _with_origin(tuned, labelled, assignment)
-    page = request.outdir / "report.html"
     with place.finishing():
-        _write(request.outdir, page, tuned, labelled, boxes)
-    return FinetuneResult(model=request.outdir, tuned=tuned, table=labelled.tables[0].path, page=page)
+        _write(request.outdir, tuned, labelled, boxes, examples)
+    return FinetuneResult(
+        model=request.outdir, tuned=tuned, table=labelled.tables[0].path, page=request.outdir / PAGE
+    )
 
 
 def _run(request: FinetuneRequest, place: Workplace, workers: int, listener: Listener) -> "Run":
@@ -185,6 +195,37 @@ def _open(labelled: "Labelled", request: FinetuneRequest, workers: int, listener
         open_source(table, request.boxes, request.cutting, request.box, listener) for table in labelled.tables
     ]
     return Boxes(source=JoinedSource(sources) if len(sources) > 1 else sources[0], workers=workers)
+
+
+def _truths(
+    labelled: "Labelled", boxes: "Source", tasks: Sequence[str], listener: Listener
+) -> "dict[Truth, Source]":
+    """Return what is known of the voxels of the particles, as far as tasks learn from it.
+
+    Raises
+    ------
+    UsageError
+        A task has nothing to learn from.
+    """
+    from cryoclass.sources import JoinedSource
+    from cryoclass.tasks import task_named
+    from cryoclass.truths import COLUMNS, NamedVolumes
+
+    found: dict[Truth, Source] = {}
+    for truth in (task_named(name).truth for name in tasks if task_named(name).dense):
+        parts = boxes.sources if isinstance(boxes, JoinedSource) else [boxes]
+        named = [
+            NamedVolumes(*pair) for pair in zip(labelled.tables, [truth] * len(parts), parts, strict=True)
+        ]
+        known = sum(int(part.known.sum()) for part in named)
+        if not known:
+            raise UsageError(
+                f"--tasks is {','.join(tasks)}, but no particle names a {truth} (column {COLUMNS[truth]}).",
+                "Add the column, with an MRC volume for each particle, as cryoclass simulate --truth does; or leave the task out.",
+            )
+        listener.note(f"{COLUMNS[truth]}: {known} of {len(boxes)} particles name a {truth}")
+        found[truth] = JoinedSource(named) if len(named) > 1 else named[0]
+    return found
 
 
 def _share_out(
@@ -233,22 +274,23 @@ def _with_origin(tuned: "FineTuned", labelled: "Labelled", assignment: "Assignme
 
 def _held_out_columns(tuned: "FineTuned") -> dict[str, list[str]]:
     """Return what is said of the particles that the training was scored on: what the model says, and their part."""
-    from cryoclass.results import decide_all
-    from cryoclass.tasks import CLASSIFY
+    from cryoclass.results import held_out_columns
 
-    history = tuned.history
-    columns = CLASSIFY.columns(decide_all(history.probabilities), tuned.card.classes)
-    return columns | {"cryoclassSplit": tuned.parts[history.rows].tolist()}
+    return held_out_columns(tuned.history.said, tuned.card.classes, tuned.card.outputs) | {
+        "cryoclassSplit": tuned.parts[tuned.history.rows].tolist()
+    }
 
 
-def _write(outdir: Path, page: Path, tuned: "FineTuned", labelled: "Labelled", boxes: "Boxes") -> None:
+def _write(
+    outdir: Path, tuned: "FineTuned", labelled: "Labelled", boxes: "Boxes", examples: "LabelledBoxes"
+) -> None:
     """Write everything."""
     from cryoclass.classifier import save_model
     from cryoclass.jobs.pages import write_training_page
     from cryoclass.results import write_held_out, write_history, write_metrics
 
     write_history(outdir, tuned.history.records)
-    write_metrics(outdir / "metrics.json", tuned.metrics)
+    write_metrics(outdir / "metrics.json", tuned.written_scores)
     write_held_out(outdir / "predictions.star", labelled, tuned.history.rows, _held_out_columns(tuned))
-    write_training_page(page, tuned, labelled, boxes)
+    write_training_page(outdir / PAGE, tuned, labelled, boxes, examples)
     save_model(outdir, tuned.classifier, tuned.card)

@@ -163,26 +163,24 @@ def facts_of(engine: "Engine", boxes: "Boxes", settings: "Mapping[str, object]")
 def compute_outputs(
     engine: "Engine",
     boxes: "Boxes",
-    facts: "Facts",
-    folder: Path,
+    outputs: "Outputs",
     flow: "Flow",
     listener: Listener,
-) -> "tuple[Outputs, Origin]":
-    """Return what an engine says of every row: as stored in a folder, as far as that belongs to these facts, else computed.
+) -> "Origin":
+    """Compute what an engine says of every row, as far as it is not stored already, and return whether it was.
 
     Raises
     ------
     ChangedError
         A volume changed meanwhile; nothing that was stored is used again then.
     CryoclassError
-        As :func:`cryoclass.outputs.open_outputs` and :func:`cryoclass.inference.pipeline.compute`.
+        As :func:`cryoclass.inference.pipeline.compute`.
     """
     from cryoclass.errors import ChangedError
     from cryoclass.inference.pipeline import compute
-    from cryoclass.outputs import open_outputs, origin_of
+    from cryoclass.outputs import origin_of
 
-    outputs = open_outputs(folder, facts)
-    origin = origin_of(outputs)
+    origin, folder = origin_of(outputs), outputs.folder
     if origin == "reused":
         listener.note(
             f"{folder}: all {len(outputs)} rows are there, of this model and these boxes; nothing is computed"
@@ -197,7 +195,7 @@ def compute_outputs(
     except ChangedError:
         outputs.disown()
         raise
-    return outputs, origin
+    return origin
 
 
 def check_space(outdir: Path, table: "Particles", card: "ModelCard", tables: int, listener: Listener) -> None:

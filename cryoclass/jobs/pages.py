@@ -1,37 +1,65 @@
 """From what a job found to what its page shows."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from cryoclass.card import ModelCard
+from cryoclass.classifier import WholeModel
+from cryoclass.inference.engines import TorchEngine
 from cryoclass.labels import Labelled
 from cryoclass.metrics import LABELS_MAY_BE_KNOWN
-from cryoclass.report.content import Curves, Example, Gallery, PredictContent, Scored, TrainContent
+from cryoclass.outputs import Outputs
+from cryoclass.report.content import (
+    Classified,
+    Curves,
+    Example,
+    Gallery,
+    PredictContent,
+    Scored,
+    TrainContent,
+    VoxelSheet,
+)
 from cryoclass.report.pages import prediction_page, training_page
 from cryoclass.report.scores import surest_and_least, worst_mistakes
-from cryoclass.results import Decisions
+from cryoclass.results import Told
 from cryoclass.sources import Boxes, read_many
 from cryoclass.training.finetune import FineTuned
+from cryoclass.training.loop import LabelledBoxes
 from cryoclass.training.splits import PARTS
+from cryoclass.volumes.mrc import open_volume
+
+SHEETS = 6  # particles shown with what is said of their voxels
 
 
-def write_training_page(path: Path, tuned: FineTuned, labelled: Labelled, boxes: Boxes) -> None:
-    """Write ``report.html`` of a fine-tuning."""
+def write_training_page(
+    path: Path, tuned: FineTuned, labelled: Labelled, boxes: Boxes, examples: LabelledBoxes
+) -> None:
+    """Write ``report.html`` of a fine-tuning from ``examples``, which are in ``labelled``."""
     part, history = tuned.scored_part, tuned.history
     rows = history.rows[tuned.parts[history.rows] == part]
     chosen = np.isin(history.rows, rows)
-    scored = Scored(
-        classes=labelled.classes, probabilities=history.probabilities[chosen], labels=labelled.labels[rows]
-    )
+    scored = None
+    if "probabilities" in history.said:
+        scored = Scored(
+            classes=labelled.classes,
+            probabilities=history.probabilities[chosen],
+            labels=labelled.labels[rows],
+        )
+    mistakes = _examples(boxes, scored, worst_mistakes(scored), rows, labelled.tomograms) if scored else []
+    voxels = tuned.voxels.get(part, {})
     content = TrainContent(
         curves=_curves(tuned),
         measured_on=f"{tuned.measured_on} ({tuned.card.training['split']}s kept apart)",
         remarks=tuned.remarks,
         scored=scored,
-        mistakes=_examples(boxes, scored, worst_mistakes(scored), rows, labelled.tomograms),
+        mistakes=mistakes,
+        classes=labelled.classes,
+        voxel_scores={name: words for found in voxels.values() for name, words in found.in_words.items()},
+        sheets=_voxel_sheets(tuned, rows, examples, labelled.tomograms) if voxels else (),
         counts={name: _count(labelled, tuned.parts == name) for name in PARTS},
         settings=tuned.card.training,
         versions=tuned.card.versions,
@@ -40,16 +68,30 @@ def write_training_page(path: Path, tuned: FineTuned, labelled: Labelled, boxes:
 
 
 def write_prediction_page(
-    path: Path,
-    decisions: Decisions,
-    reasons: Mapping[int, str],
-    labels: np.ndarray,
-    boxes: Boxes,
-    card: ModelCard,
+    path: Path, told: Told, outputs: Outputs, labels: np.ndarray, boxes: Boxes, card: ModelCard
 ) -> None:
-    """Write ``report.html`` of a prediction; ``reasons`` say why rows are unreadable, ``labels`` (n,) are -1 where unknown."""
+    """Write ``report.html`` of a prediction; ``labels`` (n,) are -1 where unknown."""
+    rows = outputs.done
+    content = PredictContent(
+        count=len(rows),
+        classified=None if told.decisions is None else _classified(told, labels, boxes),
+        sheets=_written_sheets(outputs, rows, boxes),
+        skipped=Counter(outputs.reasons.values()),
+        settings={
+            "model": card.backbone,
+            "tasks": ", ".join(card.tasks),
+            "pixel size (A)": card.angpix,
+            "box (pixels)": card.box[0],
+        },
+        versions=card.versions,
+    )
+    prediction_page(path, content)
+
+
+def _classified(told: Told, labels: np.ndarray, boxes: Boxes) -> Classified:
+    decisions = told.decided
     rows = decisions.done
-    scored = Scored(classes=card.classes, probabilities=decisions.probabilities[rows], labels=labels[rows])
+    scored = Scored(classes=told.classes, probabilities=decisions.probabilities[rows], labels=labels[rows])
     picks = surest_and_least(scored.probabilities, decisions.classes[rows])
     galleries = [
         Gallery(
@@ -57,18 +99,56 @@ def write_prediction_page(
             most=_examples(boxes, scored, most, rows),
             least=_examples(boxes, scored, least, rows),
         )
-        for name, (most, least) in zip(card.classes, picks, strict=True)
+        for name, (most, least) in zip(told.classes, picks, strict=True)
     ]
-    content = PredictContent(
+    return Classified(
         scored=scored,
         assigned=decisions.classes[rows],
         galleries=galleries,
         remarks=(LABELS_MAY_BE_KNOWN,),
-        skipped=Counter(reasons.values()),
-        settings={"model": card.backbone, "pixel size (A)": card.angpix, "box (pixels)": card.box[0]},
-        versions=card.versions,
     )
-    prediction_page(path, content)
+
+
+def _written_sheets(outputs: Outputs, rows: np.ndarray, boxes: Boxes) -> list[VoxelSheet]:
+    """Show a few particles, spread over the table: the box, and the volumes that were written."""
+    paths = outputs.volumes.paths
+    if not paths or not len(rows):
+        return []
+    read = read_many(boxes.source, _a_few(rows), boxes.workers)
+    return [
+        VoxelSheet(
+            title=f"Particle {row + 1}",
+            volumes={"subtomogram": box} | {name: open_volume(paths[name][row]).voxels for name in paths},
+        )
+        for row, box in read
+        if isinstance(box, np.ndarray)
+    ]
+
+
+def _a_few(rows: np.ndarray) -> list[int]:
+    """Return a few rows, spread evenly."""
+    chosen: list[int] = rows[np.unique(np.linspace(0, len(rows) - 1, SHEETS).astype(int))].tolist()
+    return chosen
+
+
+def _voxel_sheets(
+    tuned: FineTuned, rows: np.ndarray, examples: LabelledBoxes, tomograms: Sequence[str]
+) -> list[VoxelSheet]:
+    """Show a few particles, spread over those that were scored: the box, what is known, and what the network says."""
+    chosen = rows[np.unique(np.linspace(0, len(rows) - 1, SHEETS).astype(int))].tolist()
+    read = [
+        (row, found) for row, found in read_many(examples.taught, chosen) if isinstance(found, np.ndarray)
+    ]
+    engine = TorchEngine(WholeModel(tuned.classifier, tuned.card), torch.device("cpu"))
+    sheets = []
+    for row, volumes in read:
+        box, *truths = volumes
+        said = engine.run(box[None])
+        shown = {"subtomogram": box}
+        for name, truth in zip(examples.truths, truths, strict=True):
+            shown |= {f"true {name}": truth, f"{name}, as recognised": said[name][0]}
+        sheets.append(VoxelSheet(title=f"Particle {row + 1}, {tomograms[row]}", volumes=shown))
+    return sheets
 
 
 def _count(labelled: Labelled, chosen: np.ndarray) -> list[int]:
@@ -85,7 +165,7 @@ def _curves(tuned: FineTuned) -> Curves:
         train_loss=np.array([r.train_loss for r in records]),
         val_loss=np.array([r.val_loss for r in records]),
         val_auc=np.array([np.nan if r.val_auc is None else r.val_auc for r in records]),
-        val_accuracy=np.array([r.val_accuracy for r in records]),
+        val_accuracy=np.array([np.nan if r.val_accuracy is None else r.val_accuracy for r in records]),
         best=best.at,
     )
 

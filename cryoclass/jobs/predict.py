@@ -35,13 +35,15 @@ if TYPE_CHECKING:
     import numpy as np
 
     from cryoclass.card import ModelCard
+    from cryoclass.inference.engines import Engine
     from cryoclass.metrics import Metrics
-    from cryoclass.outputs import Origin, Outputs
+    from cryoclass.outputs import Origin, Outputs, VolumeFiles
     from cryoclass.particles import Particles
-    from cryoclass.results import Decisions
-    from cryoclass.sources import Boxes
+    from cryoclass.results import Decisions, Told
+    from cryoclass.sources import Boxes, Source
 
 
+VOLUME_FOLDERS = {"mask": "Masks", "density": "Densities"}
 TABLE = "particles.star"  # comes last and says that all is there
 WRITES = Writes(
     command="predict",
@@ -55,7 +57,7 @@ WRITES = Writes(
         "particles_incomplete.star",
         "particles_incomplete_optimisation_set.star",
     ),
-    folders=("outputs",),
+    folders=("outputs", *VOLUME_FOLDERS.values()),
 )
 SPLIT = ("class[0-9][0-9][0-9]_*.star",)
 
@@ -67,6 +69,12 @@ class PredictRequest(WorkRequest):
     particles: Path | None = particles_setting()
     choice: ModelChoice = ModelChoice()
     outdir: Path = outdir_setting("Predict")
+    tasks: str = setting(
+        "classify",
+        help="What to tell: classify, segment (a mask for each particle, in Masks/) and recover (its density without "
+        "noise and missing wedge, in Densities/), with commas between them.",
+        unit="list",
+    )
     min_probability: float = setting(
         0.0, help="Particles below it get no class (number 0).", minimum=0, maximum=1
     )
@@ -96,7 +104,11 @@ class PredictResult:
     classes
         Names, in the order of the numbers.
     decisions
-        Probabilities, class and status of each row.
+        Probabilities, class and status of each row; None where no classes were asked for.
+    done, unreadable
+        How many rows the network has spoken of, and how many cannot be read.
+    volumes
+        Folder of the volumes of each output that has some.
     parts, sets
         Files of single classes, and optimisation sets.
     scores
@@ -108,7 +120,10 @@ class PredictResult:
     table: Path
     page: Path
     classes: tuple[str, ...]
-    decisions: "Decisions"
+    decisions: "Decisions | None"
+    done: int
+    unreadable: int
+    volumes: dict[str, Path]
     parts: tuple[Path, ...]
     sets: tuple[Path, ...]
     scores: "Metrics | None"
@@ -139,29 +154,32 @@ def _predict(request: PredictRequest, path: Path, place: Workplace, listener: Li
     from cryoclass.checks.findings import enforce
     from cryoclass.checks.fit import check_contrast
     from cryoclass.inference.pipeline import Flow
-    from cryoclass.outputs import FOLDER
+    from cryoclass.outputs import FOLDER, open_outputs
     from cryoclass.particles import read_particles
     from cryoclass.results import WHERE_LOST, decide
     from cryoclass.sources import Boxes, too_many_lost
+    from cryoclass.tasks import CLASSIFY
 
     workers = use_cores(request.num_workers)
-    engine = open_engine(request.choice, request.device, request.precision, listener)
+    engine = _engine(request, listener)
     table = read_particles(path)
     labels = _known_labels(table, request.label_column, engine.card, listener)
     source = open_model_source(table, request.boxes, request.cutting, engine.card, request.choice, listener)
     boxes = Boxes(source=source, workers=workers)
     invert = request.cutting.invert
     enforce(check_contrast(boxes.sample, engine.card, invert, flipped=flips(source)), listener)
-    facts = facts_of(engine, boxes, {"precision": request.precision})
+    facts = facts_of(engine, boxes, {"precision": request.precision, "tasks": engine.card.tasks})
     check_space(request.outdir, table, engine.card, 1 + request.split_classes, listener)
+    volumes = _volume_files(request.outdir, table, source, engine.card)
     flow = Flow(batch_size=request.batch_size, workers=workers, track=listener.track)
     place.begin()
-    outputs, origin = compute_outputs(engine, boxes, facts, request.outdir / FOLDER, flow, listener)
+    outputs = open_outputs(request.outdir / FOLDER, facts, volumes)
+    origin = compute_outputs(engine, boxes, outputs, flow, listener)
     said = _Said(
         table=table,
         card=engine.card,
         outputs=outputs,
-        decisions=decide(outputs, request.min_probability),
+        decisions=decide(outputs, request.min_probability) if CLASSIFY.name in engine.card.tasks else None,
         labels=labels,
         problem=too_many_lost(outputs.lost, len(table), request.max_unreadable, WHERE_LOST),
     )
@@ -179,9 +197,43 @@ class _Said:
     table: "Particles"
     card: "ModelCard"
     outputs: "Outputs"
-    decisions: "Decisions"
+    decisions: "Decisions | None"
     labels: "np.ndarray"
     problem: "ParticleError | None"
+
+
+def _engine(request: PredictRequest, listener: Listener) -> "Engine":
+    """Return what runs the model, asked for the tasks of the request.
+
+    Raises
+    ------
+    UsageError
+        The model does not do one of them.
+    """
+    from cryoclass.tasks import tasks_typed
+
+    asked = tasks_typed(request.tasks)
+    engine = open_engine(request.choice, request.device, request.precision, listener)
+    lacking = [task.name for task in asked if task.name not in engine.card.tasks]
+    if lacking:
+        raise UsageError(
+            f"--tasks is {request.tasks}, but this model does not {lacking[0]}: it has learnt to "
+            f"{', '.join(engine.card.tasks)}.",
+            f"Use --tasks {','.join(engine.card.tasks)}, or a model of cryoclass finetune --tasks {request.tasks}.",
+        )
+    if request.split_classes and "classify" not in {task.name for task in asked}:
+        raise UsageError("--split-classes needs classes.", "Add classify to --tasks.")
+    return engine.asked(asked)
+
+
+def _volume_files(outdir: Path, table: "Particles", source: "Source", card: "ModelCard") -> "VolumeFiles":
+    """Return where the outputs go that are volumes."""
+    from cryoclass.file_names import row_paths
+    from cryoclass.outputs import VolumeFiles
+
+    folders = {name: outdir / folder for name, folder in VOLUME_FOLDERS.items() if name in card.outputs}
+    paths = {name: row_paths(folder, table.tomograms) for name, folder in folders.items()}
+    return VolumeFiles(paths=paths, angpix=source.angpix, box=source.box)
 
 
 def _check_one(choice: ModelChoice) -> None:
@@ -225,25 +277,31 @@ def _write(request: PredictRequest, said: _Said, boxes: "Boxes", origin: "Origin
         write_skipped,
         write_split,
     )
-    from cryoclass.tasks import CLASSIFY
+    from cryoclass.tasks import task_named
 
     outdir, table, classes = request.outdir, said.table, said.card.classes
+    tasks, told = [task_named(name) for name in said.card.tasks], _told(said, outdir)
     star, page = outdir / (INCOMPLETE if said.problem else TABLE), outdir / "report.html"
-    result = table.with_columns(CLASSIFY.columns(said.decisions, classes))
+    columns = {name: cells for task in tasks for name, cells in task.columns(told).items()}
+    result = table.with_columns(columns)
     write_skipped(outdir / "skipped.csv", table, said.outputs.reasons)
-    CLASSIFY.write_files(outdir, said.decisions, classes)
-    parts = write_split(outdir, result, said.decisions, classes) if request.split_classes else []
+    for task in tasks:
+        task.write_files(outdir, told)
+    parts = write_split(outdir, result, told.decided, classes) if request.split_classes else []
     sets = write_optimisation_sets(table, request.boxes.tomograms, [star, *parts])
     scores = _score(said)
     if scores is not None:
-        write_metrics(outdir / "metrics.json", {"labelled": scores})
-    write_prediction_page(page, said.decisions, said.outputs.reasons, said.labels, boxes, said.card)
+        write_metrics(outdir / "metrics.json", {"labelled": scores.to_dict()})
+    write_prediction_page(page, told, said.outputs, said.labels, boxes, said.card)
     result.write(star)
     return PredictResult(
         table=star,
         page=page,
         classes=classes,
         decisions=said.decisions,
+        done=len(said.outputs.done),
+        unreadable=said.outputs.lost,
+        volumes={name: outdir / VOLUME_FOLDERS[name] for name in said.outputs.volumes.paths},
         parts=tuple(parts),
         sets=tuple(sets),
         scores=scores,
@@ -251,10 +309,25 @@ def _write(request: PredictRequest, said: _Said, boxes: "Boxes", origin: "Origin
     )
 
 
+def _told(said: _Said, outdir: Path) -> "Told":
+    """Return what the tasks say of the rows; the table names volumes as RELION looks for them."""
+    from cryoclass.results import Told
+    from cryoclass.star.names import spelled
+
+    done, star = set(said.outputs.done.tolist()), outdir / TABLE
+    volumes = {
+        name: [spelled(path, star) if row in done else "None" for row, path in enumerate(paths)]
+        for name, paths in said.outputs.volumes.paths.items()
+    }
+    return Told(decisions=said.decisions, classes=said.card.classes, volumes=volumes)
+
+
 def _score(said: _Said) -> "Metrics | None":
     """Hold the probabilities against the labels of the table, where it has some."""
     from cryoclass.tasks import CLASSIFY
 
+    if said.decisions is None:
+        return None
     done = said.decisions.done
     known = done[said.labels[done] >= 0]
     if not len(known):

@@ -120,6 +120,22 @@ class Scored:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class VoxelSheet:
+    """What is known and said of the voxels of one particle.
+
+    Parameters
+    ----------
+    title
+        Of the particle, or the class.
+    volumes
+        Volumes [z, y, x] by what they show; NaN where nothing is known.
+    """
+
+    title: str
+    volumes: Mapping[str, Array]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class TrainContent:
     """Content of the page of ``finetune``.
 
@@ -131,23 +147,32 @@ class TrainContent:
         What the scores were measured on, such as ``test particles (tomograms that training never saw)``;
         the page puts their number in front.
     scored
-        The predictions behind the scores; empty where nothing was held out.
+        The predictions behind the scores; empty where nothing was held out, None where no classes are told.
     remarks
         What the scores do not say of themselves, as sentences.
     mistakes
         Particles with a wrong class, most confident first (see :func:`cryoclass.report.scores.worst_mistakes`).
     counts
         Particles of each class in each part: ``{"train": (K,), "val": (K,), "test": (K,)}``.
+    classes
+        Names of those classes.
+    voxel_scores
+        Figures of tasks that speak of voxels, in words.
+    sheets
+        Particles with what is known and said of their voxels.
     settings, versions
         Tables for those who want to repeat the run.
     """
 
     curves: Curves
     measured_on: str
-    scored: Scored
+    scored: Scored | None
     remarks: Sequence[str] = ()
     mistakes: Sequence[Example] = ()
     counts: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    classes: Sequence[str] = ()
+    voxel_scores: Mapping[str, str] = field(default_factory=dict)
+    sheets: Sequence[VoxelSheet] = ()
     settings: Table = field(default_factory=dict)
     versions: Table = field(default_factory=dict)
 
@@ -162,8 +187,8 @@ class Gallery:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PredictContent:
-    """Content of the page of ``predict``.
+class Classified:
+    """What a prediction says of classes.
 
     Parameters
     ----------
@@ -175,16 +200,35 @@ class PredictContent:
         Particles to look at (see :func:`cryoclass.report.scores.surest_and_least`).
     remarks
         What the scores do not say of themselves, as sentences.
-    skipped
-        How many particles could not be read, by reason.
-    settings, versions
-        Tables for those who want to repeat the run.
     """
 
     scored: Scored
     assigned: Integers
     galleries: Sequence[Gallery] = ()
     remarks: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PredictContent:
+    """Content of the page of ``predict``.
+
+    Parameters
+    ----------
+    count
+        Particles that the network has spoken of.
+    classified
+        What it says of classes; None where it was not asked.
+    sheets
+        Particles with what it says of their voxels.
+    skipped
+        How many particles could not be read, by reason.
+    settings, versions
+        Tables for those who want to repeat the run.
+    """
+
+    count: int
+    classified: Classified | None
+    sheets: Sequence[VoxelSheet] = ()
     skipped: Mapping[str, int] = field(default_factory=dict)
     settings: Table = field(default_factory=dict)
     versions: Table = field(default_factory=dict)

@@ -18,6 +18,7 @@ from cryoclass.files import write_text
 from cryoclass.metrics import evaluate
 from cryoclass.report import figures, images, scores
 from cryoclass.report.content import (
+    Classified,
     EmbedContent,
     Example,
     ExtractContent,
@@ -28,6 +29,7 @@ from cryoclass.report.content import (
     Scored,
     Table,
     TrainContent,
+    VoxelSheet,
 )
 from cryoclass.report.style import COLOURS, TURN, lighter, plain, to_png, to_svg, write_png
 
@@ -79,11 +81,13 @@ def training_page(path: Path, content: TrainContent) -> None:
         "training",
         title="Fine-tuning",
         measured_on=content.measured_on,
-        measured=_measured(content.scored.known(), content.remarks),
+        measured=content.scored and _measured(content.scored.known(), content.remarks),
+        voxel_scores=content.voxel_scores,
+        sheets=_sheets(content.sheets),
         curves=to_svg(figures.training_curves(content.curves), "curves"),
         kind=content.curves.kind,
         mistakes=_tiles(mistakes, images.side_for(len(mistakes))),
-        classes=content.scored.classes,
+        classes=content.classes,
         parts_of_data=content.counts,
         settings=_rows(content.settings),
         versions=_rows(content.versions),
@@ -91,25 +95,31 @@ def training_page(path: Path, content: TrainContent) -> None:
 
 
 def prediction_page(path: Path, content: PredictContent) -> None:
-    """Write the page of ``predict``: class counts, confidence, examples of each class, scores where labels are known."""
-    classes = content.scored.classes
-    filled = [gallery for gallery in content.galleries if gallery.most]
+    """Write the page of ``predict``: class counts, confidence, examples of each class, scores where labels are known; volumes."""
     _render(
         path,
         "prediction",
-        title="Predicted classes",
-        classes=classes,
-        count=len(content.assigned),
-        unassigned=int((content.assigned < 0).sum()),
-        counts=_counts_figure(content),
-        histograms=_histograms(content),
-        galleries=_galleries(filled[:_CLASSES]),
-        filled=len(filled),
-        measured=_measured(content.scored.known(), content.remarks),
+        title="Predictions" if content.classified is None else "Predicted classes",
+        count=content.count,
+        classified=content.classified and _classified(content.classified),
+        sheets=_sheets(content.sheets),
         skipped=_most_frequent(content.skipped),
         settings=_rows(content.settings),
         versions=_rows(content.versions),
     )
+
+
+def _classified(content: Classified) -> dict[str, Any]:
+    filled = [gallery for gallery in content.galleries if gallery.most]
+    return {
+        "classes": content.scored.classes,
+        "unassigned": int((content.assigned < 0).sum()),
+        "counts": _counts_figure(content),
+        "histograms": _histograms(content),
+        "galleries": _galleries(filled[:_CLASSES]),
+        "filled": len(filled),
+        "measured": _measured(content.scored.known(), content.remarks),
+    }
 
 
 def embedding_page(path: Path, content: EmbedContent) -> None:
@@ -172,7 +182,7 @@ def _measured(scored: Scored, remarks: Sequence[str]) -> dict[str, Any] | None:
     }
 
 
-def _counts_figure(content: PredictContent) -> str:
+def _counts_figure(content: Classified) -> str:
     classes = content.scored.classes
     counts = np.bincount(content.assigned[content.assigned >= 0], minlength=len(classes)).tolist()
     bars = list(zip(counts, classes, strict=True))
@@ -188,7 +198,7 @@ def _counts_figure(content: PredictContent) -> str:
     return to_svg(figures.class_counts([n for n, _ in bars], [name for _, name in bars]), "counts")
 
 
-def _histograms(content: PredictContent) -> str | None:
+def _histograms(content: Classified) -> str | None:
     classes = content.scored.classes
     if len(classes) > _CLASSES:
         return None
@@ -207,6 +217,21 @@ def _galleries(galleries: Sequence[Gallery]) -> list[dict[str, Any]]:
 
 def _tiles(examples: Iterable[Example], side: int) -> list[dict[str, Any]]:
     return [{"example": example, "address": images.strip(example.box, side)} for example in examples]
+
+
+def _sheets(sheets: Sequence[VoxelSheet]) -> list[dict[str, Any]]:
+    side = images.side_for(sum(len(sheet.volumes) for sheet in sheets))
+    return [
+        {
+            "title": sheet.title,
+            "pictures": [
+                (name, images.strip(volume, side))
+                for name, volume in sheet.volumes.items()
+                if np.isfinite(volume).all()
+            ],
+        }
+        for sheet in sheets
+    ]
 
 
 def _map_figure(content: EmbedContent) -> Figure:

@@ -10,20 +10,22 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cryoclass.backbones.spec import Backbone
 from cryoclass.card import CLASSES, PARTICLES, Axes
 from cryoclass.metrics import Metrics, evaluate
 from cryoclass.settings import Recipe
-from cryoclass.tasks.task import Arrays, Features, Said, Scores, Task
+from cryoclass.tasks.task import Arrays, Features, Said, Task, Truth
 
 if TYPE_CHECKING:
-    from cryoclass.results import Decisions
+    from cryoclass.results import Told
+
+UNKNOWN = -1  # in the place of a class number
 
 
 class Classify(Task):
     """Which class a particle has: ``probabilities`` and ``logits``, (N, K)."""
 
     name = "classify"
+    truth: ClassVar[Truth] = "class"
     outputs: ClassVar[Mapping[str, Axes]] = {
         "probabilities": (PARTICLES, CLASSES),
         "logits": (PARTICLES, CLASSES),
@@ -31,9 +33,9 @@ class Classify(Task):
 
     follows = frozenset({"probabilities"})
 
-    def make_head(self, backbone: Backbone, classes: int) -> nn.Linear:
+    def make_head(self, width: int, classes: int) -> nn.Linear:
         """Return a linear layer from the vector to one number a class."""
-        return nn.Linear(backbone.width, classes)
+        return nn.Linear(width, classes)
 
     def say(self, head: nn.Module, features: Features) -> Said:
         """Return the logits (N, K)."""
@@ -44,33 +46,45 @@ class Classify(Task):
         logits = said["logits"].float()
         return {"probabilities": torch.softmax(logits, dim=1), "logits": logits}
 
-    def target(self, labels: NDArray[np.integer]) -> Tensor:
-        """Return the class numbers (n,) as a tensor."""
-        return torch.from_numpy(labels.astype(np.int64))
-
-    def loss(self, said: Said, target: Tensor, recipe: Recipe) -> Tensor:
+    def loss(self, said: Said, truth: Tensor, recipe: Recipe) -> Tensor:
         """Return the cross-entropy, labels smoothed as the recipe says."""
-        return F.cross_entropy(said["logits"].float(), target, label_smoothing=recipe.label_smoothing)
+        total = F.cross_entropy(
+            said["logits"].float(),
+            truth,
+            ignore_index=UNKNOWN,
+            reduction="sum",
+            label_smoothing=recipe.label_smoothing,
+        )
+        return total / (truth != UNKNOWN).sum().clamp(min=1)
 
-    def score(self, said: Arrays, labels: NDArray[np.integer], classes: Sequence[str]) -> Metrics:
+    def judge(self, outputs: Said, truth: Tensor) -> Said:  # noqa: ARG002 - the labels come again with score
+        """Return the outputs as they are."""
+        return {name: outputs[name] for name in self.outputs}
+
+    def score(self, judged: Arrays, labels: NDArray[np.integer], classes: Sequence[str]) -> Metrics | None:
         """Hold probabilities against the true class numbers."""
-        return evaluate(said["probabilities"], labels, classes)
+        known = labels != UNKNOWN
+        return evaluate(judged["probabilities"][known], labels[known], classes) if known.any() else None
 
-    def rank(self, scores: Scores) -> tuple[float, ...]:
-        """Order epochs by AUC (accuracy where there is none), then by lower loss."""
-        return (scores.get("auc", scores["accuracy"]), -scores["loss"])
+    def grade(self, scores: Metrics) -> float:
+        """Return the AUC, or the accuracy where there is none."""
+        return scores.accuracy if scores.auc is None else scores.auc
 
-    def columns(self, decisions: "Decisions", classes: Sequence[str]) -> dict[str, list[str]]:
+    def cost(self, scores: Metrics) -> float:
+        """Return the mean negative logarithm of the probability of the true class."""
+        return scores.log_loss
+
+    def columns(self, told: "Told") -> dict[str, list[str]]:
         """Return class number, highest probability, class name and one probability a class."""
         from cryoclass.results import prediction_columns  # which knows tables, as networks do not
 
-        return prediction_columns(decisions, classes)
+        return prediction_columns(told.decided, told.classes)
 
-    def write_files(self, folder: Path, decisions: "Decisions", classes: Sequence[str]) -> None:
+    def write_files(self, folder: Path, told: "Told") -> None:
         """Write ``classes.star``: number, name and count of each class."""
         from cryoclass.results import write_classes
 
-        write_classes(folder / "classes.star", decisions.classes, classes)
+        write_classes(folder / "classes.star", told.decided.classes, told.classes)
 
     def difference(self, found: Arrays, expected: Arrays) -> float:
         """Return the largest absolute difference of a probability."""

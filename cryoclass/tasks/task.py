@@ -3,38 +3,49 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cryoclass.backbones.spec import Backbone
 from cryoclass.card import Axes
-from cryoclass.metrics import Metrics
 from cryoclass.settings import Recipe
 
 if TYPE_CHECKING:
-    from cryoclass.results import Decisions
+    from cryoclass.results import Told
 
 Said = dict[str, Tensor]
 Arrays = Mapping[str, NDArray[np.float32]]
-Scores = Mapping[str, float]
+Truth = Literal["class", "mask", "density"]
 
 
 class Features(NamedTuple):
-    """What a backbone makes of N boxes, for heads.
+    """What a backbone, and its decoder, make of N boxes, for heads.
 
     Attributes
     ----------
     vector
         (N, E).
-    maps
-        Feature maps (N, C, D, H, W) at several scales, the finest first; none where no task needs them.
+    dense
+        (N, C, D, H, W), on the grid of the boxes; None where no task needs it.
     """
 
     vector: Tensor
-    maps: tuple[Tensor, ...] = ()
+    dense: Tensor | None = None
+
+
+class Scores(Protocol):
+    """How good a task's outputs are."""
+
+    @property
+    def count(self) -> int:
+        """Particles scored."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that JSON can hold."""
+        ...
 
 
 class Task(ABC):
@@ -44,25 +55,36 @@ class Task(ABC):
     ----------
     name
         Of the task, of its head, and on the card.
+    truth
+        What is known of a particle that it can learn from: its class number, which voxels belong to it, or its density.
     outputs
         The axes of the named outputs that it adds, in their order, as :attr:`cryoclass.card.Card.outputs`. Engines give
         them, files of outputs are named by them, and an ONNX file has them.
     follows
         Those of them that follow from the others, and need not be stored.
-    needs_maps
-        Whether its head takes feature maps, which not every backbone hands out.
+    dense
+        Whether it speaks of each voxel, and its head takes a map on the grid of the box; not every backbone has one.
     """
 
     name: ClassVar[str]
+    truth: ClassVar[Truth]
     outputs: ClassVar[Mapping[str, Axes]]
     follows: ClassVar[frozenset[str]] = frozenset()
-    needs_maps: ClassVar[bool] = False
+    dense: ClassVar[bool] = False
 
     # ------------------------------------------------------------------------------------------- network
 
     @abstractmethod
-    def make_head(self, backbone: Backbone, classes: int) -> nn.Module:
-        """Return a head for what a backbone makes of boxes, randomly initialised from torch's global generator."""
+    def make_head(self, width: int, classes: int) -> nn.Module:
+        """Return a head, randomly initialised from torch's global generator.
+
+        Parameters
+        ----------
+        width
+            Length of the vector; of a dense task, channels of the map.
+        classes
+            How many classes there are.
+        """
 
     @abstractmethod
     def say(self, head: nn.Module, features: Features) -> Said:
@@ -75,30 +97,53 @@ class Task(ABC):
     # ------------------------------------------------------------------------------------------ learning
 
     @abstractmethod
-    def target(self, labels: NDArray[np.integer]) -> Tensor:
-        """Return what is to be learnt of particles with these class numbers (n,)."""
+    def loss(self, said: Said, truth: Tensor, recipe: Recipe) -> Tensor:
+        """Return how far what the head says is from the truth, a mean over what is known; 0 where nothing is.
+
+        Parameters
+        ----------
+        said
+            From :meth:`say`.
+        truth
+            Class numbers (n,), -1 where unknown; of a dense task (n, D, H, W), NaN where unknown.
+        recipe
+            How to learn.
+        """
 
     @abstractmethod
-    def loss(self, said: Said, target: Tensor, recipe: Recipe) -> Tensor:
-        """Return how far what the head says is from the target, a mean over the batch."""
+    def judge(self, outputs: Said, truth: Tensor) -> Said:
+        """Return what :meth:`score` needs to know of each particle: named tensors (n, ...), small ones."""
 
     @abstractmethod
-    def score(self, said: Arrays, labels: NDArray[np.integer], classes: Sequence[str]) -> Metrics:
-        """Return how good outputs are, given the true class numbers (n,), n at least 1."""
+    def score(self, judged: Arrays, labels: NDArray[np.integer], classes: Sequence[str]) -> Scores | None:
+        """Return how good outputs are; None where the truth of no particle is known.
+
+        Parameters
+        ----------
+        judged
+            From :meth:`judge`, of n particles.
+        labels
+            True class numbers (n,); -1 where unknown.
+        classes
+            Their names.
+        """
 
     @abstractmethod
-    def rank(self, scores: Scores) -> tuple[float, ...]:
-        """Return what orders epochs, more being better, by validation scores: ``accuracy``, ``loss``, and ``auc`` if there is one."""
+    def grade(self, scores: Any) -> float:
+        """Return, of :meth:`score`, the one number by which epochs are compared: 1 is as good as can be."""
+
+    @abstractmethod
+    def cost(self, scores: Any) -> float:
+        """Return, of :meth:`score`, the mean loss."""
 
     # ------------------------------------------------------------------------------------------- results
 
     @abstractmethod
-    def columns(self, decisions: "Decisions", classes: Sequence[str]) -> dict[str, list[str]]:
+    def columns(self, told: "Told") -> dict[str, list[str]]:
         """Return the columns that the task adds to the user's table."""
 
-    @abstractmethod
-    def write_files(self, folder: Path, decisions: "Decisions", classes: Sequence[str]) -> None:
-        """Write the files of the task into the folder of the results.
+    def write_files(self, folder: Path, told: "Told") -> None:  # noqa: B027 - most write none
+        """Write the files of the task, beside its volumes, into the folder of the results.
 
         Raises
         ------
@@ -110,7 +155,7 @@ class Task(ABC):
 
     @abstractmethod
     def difference(self, found: Arrays, expected: Arrays) -> float:
-        """Return the largest absolute difference of those outputs that lie between 0 and 1; NaN where one is."""
+        """Return the largest absolute difference of those outputs that are held to a tolerance; NaN where one is."""
 
     @abstractmethod
     def same(self, found: Arrays, expected: Arrays, tie: float) -> bool:

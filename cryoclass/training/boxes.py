@@ -31,7 +31,8 @@ class KeptBoxes:
     skipped
         Why a row cannot be read, for each such row.
     stack
-        All voxels, (n, D, H, W); None where they do not fit into memory.
+        All voxels, (n, D, H, W), or (n, 1 + T, D, H, W) of a :class:`cryoclass.sources.TaughtSource`; None where they do not
+        fit into memory.
     workers
         Threads that read.
     before
@@ -57,7 +58,7 @@ class KeptBoxes:
             check_unchanged(self.source, self.before)
 
     def read(self, places: Tensor) -> Tensor:
-        """Return the voxels (b, D, H, W) of the particles at ``places`` (b,) of ``rows``."""
+        """Return the voxels (b, ...) of the particles at ``places`` (b,) of ``rows``."""
         if self.stack is not None:
             return self.stack[places]
         read = read_many(self.source, self.rows[places.numpy()].tolist(), self.workers)
@@ -111,8 +112,7 @@ def read_boxes(
     """
     before = source.fingerprint()
     budget = memory if memory is not None else int(MEMORY_SHARE * available_memory())
-    shape = (len(rows), source.box, source.box, source.box)
-    stack = np.empty(shape, np.float32) if 4 * math.prod(shape) <= budget else None
+    stack: NDArray[np.float32] | None = None
     good: list[int] = []
     skipped: dict[int, str] = {}
     read = read_many(source, fastest_order(source, rows), workers)
@@ -120,6 +120,9 @@ def read_boxes(
         if isinstance(box, str):
             skipped[row] = box
             continue
+        if not good:
+            shape = (len(rows), *box.shape)
+            stack = np.empty(shape, np.float32) if 4 * math.prod(shape) <= budget else None
         if stack is not None:
             stack[len(good)] = box
         good.append(row)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Any, TypeVar, cast, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from cryoclass.machine import short_of_memory
 from cryoclass.progress import TO_LOG
 from cryoclass.stopping import between_steps
 
-FORMAT = 2  # of a checkpoint
+FORMAT = 3  # of a checkpoint
 NEWEST, BEFORE = "checkpoint.pt", "checkpoint-1.pt"
 COST = 50  # times as long as the last saving took is computed before the next one, so that it takes 2 % of the time
 SMALL = 2**27  # bytes of a state that may be saved after every epoch, however short
@@ -321,6 +321,10 @@ class Words:
     """In :func:`hold`, stands for any texts by name."""
 
 
+class Numbers:
+    """In :func:`hold`, stands for any numbers by name."""
+
+
 def hold(found: Any, like: Any, name: str = "it") -> None:
     """Hold a value against what it should be like.
 
@@ -340,6 +344,11 @@ def hold(found: Any, like: Any, name: str = "it") -> None:
     """
     if like is Words:
         fits = type(found) is dict and all(type(word) is str for item in found.items() for word in item)
+    elif like is Numbers:
+        fits = type(found) is dict and all(
+            (type(name), type(number)) == (str, float) for name, number in found.items()
+        )
+        fits = fits and all(map(math.isfinite, found.values()))
     elif isinstance(like, Mapping):
         fits = isinstance(found, dict) and found.keys() == like.keys()
     elif isinstance(like, Tensor):
@@ -373,7 +382,8 @@ def read_records(found: Any, kind: type[Record]) -> list[Record]:
         They are something else.
     """
     hints = get_type_hints(kind)
-    like = {line.name: hints[line.name] for line in fields(kind)}  # type: ignore[arg-type]
+    names = [line.name for line in fields(kind)]  # type: ignore[arg-type]
+    like = {name: Numbers if get_origin(hints[name]) is dict else hints[name] for name in names}
     hold(found, list, "the history")
     for number, line in enumerate(found, 1):
         hold(line, like, f"line {number} of the history")
@@ -383,7 +393,7 @@ def read_records(found: Any, kind: type[Record]) -> list[Record]:
 def check_optimizer(found: Any, optimizer: torch.optim.Optimizer) -> None:
     """Hold what Adam remembers of each parameter, by number, against the parameters; Misfit where it does not fit."""
     hold(found, dict, "the optimizer")
-    parameters = optimizer.param_groups[0]["params"]
+    parameters = [weight for group in optimizer.param_groups for weight in group["params"]]
     for number, memory in found.items():
         hold_that(
             type(number) is int and 0 <= number < len(parameters), "the optimizer knows other parameters"

@@ -1,6 +1,7 @@
 """Fine-tuning from labelled particles to a scored classifier."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +18,8 @@ from cryoclass.errors import UsageError
 from cryoclass.files import content
 from cryoclass.metrics import Metrics
 from cryoclass.settings import Init, Recipe, Start, Training
-from cryoclass.tasks import CLASSIFY
+from cryoclass.tasks import CLASSIFY, Task, task_named, tasks_typed
+from cryoclass.tasks.dense import VoxelScores
 from cryoclass.training.frozen import fit_frozen
 from cryoclass.training.history import HeadRecord, History
 from cryoclass.training.loop import LabelledBoxes, Run, bytes_to_write, fit
@@ -42,7 +44,9 @@ class FineTuned:
     history
         What training did, and what it says of the particles that it did not see.
     metrics
-        Scores by part: ``val``, and ``test`` where something was held out.
+        Scores of the classes by part: ``val``, and ``test`` where something was held out; empty where no classes are told.
+    voxels
+        Scores of the tasks that speak of voxels, by part and task.
     recipe
         As it was used.
     """
@@ -52,17 +56,33 @@ class FineTuned:
     parts: NDArray[np.str_]
     history: History
     metrics: dict[str, Metrics]
+    voxels: dict[str, dict[str, VoxelScores]]
     recipe: Recipe
 
     @property
     def scored_part(self) -> str:
         """The part whose scores count: ``test`` where there is one."""
-        return "test" if "test" in self.metrics else "val"
+        return "test" if "test" in self.metrics or "test" in self.voxels else "val"
 
     @property
-    def scores(self) -> Metrics:
-        """The scores that count."""
-        return self.metrics[self.scored_part]
+    def scores(self) -> Metrics | None:
+        """The scores of the classes that count; None where no classes are told."""
+        return self.metrics.get(self.scored_part)
+
+    @property
+    def scored_count(self) -> int:
+        """How many particles they were measured on."""
+        return int((self.parts[self.history.rows] == self.scored_part).sum())
+
+    @property
+    def written_scores(self) -> dict[str, dict[str, Any]]:
+        """All scores of each part as plain values: those of the classes, and those of each other task under its name."""
+        parts = [*dict.fromkeys((*self.metrics, *self.voxels))]
+        classes = {part: self.metrics[part].to_dict() if part in self.metrics else {} for part in parts}
+        return {
+            part: classes[part] | {name: found.to_dict() for name, found in self.voxels.get(part, {}).items()}
+            for part in parts
+        }
 
     @property
     def measured_on(self) -> str:
@@ -75,8 +95,12 @@ class FineTuned:
     @property
     def remarks(self) -> tuple[str, ...]:
         """What the course of the training adds to the caveats of its scores, as sentences."""
-        loss, guessing = self.history.records[-1].train_loss, math.log(len(self.card.classes))
-        if self.scores.above_guessing or loss < guessing:
+        if self.scores is None or self.scores.above_guessing:
+            return ()
+        last = self.history.records[-1]
+        loss = last.figures.get("train_loss_classify", last.train_loss)
+        guessing = math.log(len(self.card.classes))
+        if loss < guessing:
             return ()
         return (
             f"The training loss, {loss:.3g} at the end, is no lower than that of guessing, {guessing:.3g}: the training "
@@ -93,7 +117,15 @@ def choose_recipe(start: Start, training: Training) -> Recipe:
     own = {name: getattr(training, name) for name in ("epochs", "batch_size", "lr")}
     recipe = recipe.replace(**{name: value for name, value in own.items() if value is not None})
     preparation = spec(start.backbone).resolve(start, recipe.preparation)
-    return recipe.replace(freeze=training.freeze, preparation=preparation)
+    tasks = tuple(task.name for task in tasks_typed(training.tasks))
+    return recipe.replace(
+        freeze=training.freeze,
+        # A backbone that stays as it is can be given its head for classes before all else, whatever the recipe.
+        head_first="classify" in tasks and (recipe.head_first or (training.freeze and len(tasks) > 1)),
+        tasks=tasks,
+        loss_weights=training.loss_weights,
+        preparation=preparation,
+    )
 
 
 def train(examples: LabelledBoxes, contrast: Contrast, recipe: Recipe, start: Start, run: Run) -> FineTuned:
@@ -123,19 +155,19 @@ def train(examples: LabelledBoxes, contrast: Contrast, recipe: Recipe, start: St
     classifier = _network(examples, recipe, start, run)
     run = replace(run, facts={**run.facts, **_content_of(start)})
     run.before_work(bytes_to_write(classifier, examples, recipe, run))
-    fitting = fit_frozen if recipe.freeze else fit
+    fitting = fit_frozen if recipe.at_once else fit
     history = fitting(classifier, examples, recipe, run)
-    metrics = _score(history, examples)
+    metrics, voxels = _score(history, examples, classifier.tasks)
     facts = _training_facts(examples, recipe, start, run, history)
     card = ModelCard(
         backbone=start.backbone,
-        classes=examples.classes,
+        classes=examples.classes if CLASSIFY in classifier.tasks else (),
         angpix=examples.source.angpix,
         box=(examples.source.box,) * 3,
         contrast=contrast,
         preparation=recipe.preparation,
         training=facts,
-        metrics={part: _headline(scores) for part, scores in metrics.items()},
+        metrics=_headlines(metrics, voxels),
         versions=current_versions(),
         outputs=classifier.outputs,
         tasks=tuple(classifier.heads),
@@ -148,6 +180,7 @@ def train(examples: LabelledBoxes, contrast: Contrast, recipe: Recipe, start: St
         parts=examples.parts,
         history=history,
         metrics=metrics,
+        voxels=voxels,
         recipe=recipe,
     )
 
@@ -164,9 +197,9 @@ def _content_of(start: Start) -> dict[str, Any]:
 
 def _network(examples: LabelledBoxes, recipe: Recipe, start: Start, run: Run) -> Classifier:
     torch.manual_seed(run.seed)  # the head, and a random backbone, are drawn from torch's own generator
+    tasks = [task_named(name) for name in recipe.tasks]
     classifier = start_classifier(
-        start.backbone,
-        len(examples.classes),
+        Classifier(start.backbone, len(examples.classes), tasks),
         init=_init(start),
         weights=start.weights,
         as_pretrained=recipe.preparation.intensity == "as-pretrained",
@@ -206,17 +239,34 @@ def _init(start: Start) -> Init | Path:
     return folder
 
 
-def _score(history: History, examples: LabelledBoxes) -> dict[str, Metrics]:
+def _score(
+    history: History, examples: LabelledBoxes, tasks: Sequence[Task]
+) -> tuple[dict[str, Metrics], dict[str, dict[str, VoxelScores]]]:
+    """Return the scores of the classes by part, and those of the other tasks by part and task, where there are some."""
+    metrics: dict[str, Metrics] = {}
+    voxels: dict[str, dict[str, VoxelScores]] = {}
     parts = examples.parts[history.rows]
-    return {
-        part: CLASSIFY.score(
-            {"probabilities": history.probabilities[parts == part]},
-            examples.labels[history.rows[parts == part]],
-            examples.classes,
-        )
-        for part in ("val", "test")
-        if (parts == part).any()
-    }
+    for part in ("val", "test"):
+        chosen = parts == part
+        labels = examples.labels[history.rows[chosen]]
+        said = {name: values[chosen] for name, values in history.said.items()}
+        for task in tasks if chosen.any() else ():
+            found = task.score(said, labels, examples.classes)
+            if isinstance(found, Metrics):
+                metrics[part] = found
+            elif isinstance(found, VoxelScores):
+                voxels.setdefault(part, {})[task.name] = found
+    return metrics, voxels
+
+
+def _headlines(
+    metrics: Mapping[str, Metrics], voxels: Mapping[str, Mapping[str, VoxelScores]]
+) -> dict[str, Any]:
+    """Return what the card says of the scores of each part."""
+    found: dict[str, Any] = {part: _headline(scores) for part, scores in metrics.items()}
+    for part, tasks in voxels.items():
+        found.setdefault(part, {}).update({name: scores.to_dict() for name, scores in tasks.items()})
+    return found
 
 
 def _headline(metrics: Metrics) -> dict[str, Any]:

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from cryoclass.classifier import Classifier
 from cryoclass.embedding import Vectors, fit_space
+from cryoclass.metrics import evaluate
 from cryoclass.settings import Recipe
-from cryoclass.tasks import CLASSIFY
 from cryoclass.training.head import FREEDOM, Head, fit_head
-from cryoclass.training.history import HeadRecord, History, rank
+from cryoclass.training.history import HeadRecord, History
 from cryoclass.training.loop import (
     Embedding,
     LabelledBoxes,
@@ -110,8 +110,8 @@ def _try_freedoms(seen: _Seen, freedoms: Sequence[float], run: Run) -> list[tupl
     highest: tuple[float, ...] = (-np.inf, -np.inf)
     for freedom in freedoms:
         record, head = _try(seen, freedom)
-        record = replace(record, best=rank(record) > highest)
-        highest = max(highest, rank(record))
+        record = replace(record, best=record.rank > highest)
+        highest = max(highest, record.rank)
         run.on_record(record)
         tried.append((record, head))
     return tried
@@ -121,8 +121,8 @@ def _try(seen: _Seen, freedom: float) -> tuple[HeadRecord, Head]:
     started = time.perf_counter()
     train, val = seen.of("train"), seen.of("val")
     head = fit_head(*train, freedom)
-    said = {"probabilities": head.probabilities(val[0])}
-    metrics = CLASSIFY.score(said, val[1], seen.classes)
+    said = head.probabilities(val[0])
+    metrics = evaluate(said, val[1], seen.classes)
     record = HeadRecord(
         freedom=freedom,
         train_loss=head.loss(*train),

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cryoclass.tasks import CLASSIFY
+GRADE = "grade"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,9 @@ class EpochRecord:
 
     ``epoch`` counts from 1; 0 is the head fitted alone, in recipes that do so first.
 
-    ``val_auc`` is the macro one-against-rest area; None where validation holds one class only. ``seconds`` plays no part in
+    ``val_auc`` is the macro one-against-rest area; None where validation holds one class only, and so is ``val_accuracy`` where
+    no classes are told. ``figures`` are those of each task, where there are others than to tell classes: mean loss in training and
+    its weight, figures of the validation particles, and the ``grade`` by which epochs are compared. ``seconds`` plays no part in
     comparisons: two runs that did the same may take longer or shorter.
     """
 
@@ -26,15 +28,21 @@ class EpochRecord:
     lr: float
     train_loss: float
     val_loss: float
-    val_accuracy: float
+    val_accuracy: float | None
     val_auc: float | None
     best: bool
+    figures: dict[str, float] = field(default_factory=dict)
     seconds: float = field(compare=False)
 
     @property
     def at(self) -> float:
         """Where on the history's axis it lies."""
         return self.epoch
+
+    @property
+    def rank(self) -> tuple[float, ...]:
+        """What orders epochs: the mean grade of the tasks, then the lower loss."""
+        return (self.figures.get(GRADE, _grade(self)), -self.val_loss)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +54,8 @@ class HeadRecord:
     """
 
     kind: ClassVar[str] = "freedom"
+
+    figures: ClassVar[dict[str, float]] = {}
 
     freedom: float
     train_loss: float
@@ -60,15 +70,20 @@ class HeadRecord:
         """Where on the history's axis it lies."""
         return self.freedom
 
+    @property
+    def rank(self) -> tuple[float, ...]:
+        """What orders freedoms: the AUC (accuracy where there is none), then the lower loss."""
+        return (_grade(self), -self.val_loss)
+
 
 Record = EpochRecord | HeadRecord
 Hear = Callable[[Record], None]
 
 
-def rank(record: Record) -> tuple[float, ...]:
-    """Order records as the task of telling classes does, by their validation scores."""
-    scores = {"accuracy": record.val_accuracy, "loss": record.val_loss}
-    return CLASSIFY.rank(scores if record.val_auc is None else {**scores, "auc": record.val_auc})
+def _grade(record: Record) -> float:
+    """Return the AUC of the validation particles, or the accuracy where there is none."""
+    grade = record.val_accuracy if record.val_auc is None else record.val_auc
+    return 0.0 if grade is None else grade
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +97,8 @@ class History:
     skipped
         Why a row could not be read, for each such row.
     rows, said
-        Validation and test rows (m,) in rising order, and what the best weights say of them: named outputs (m, ...).
+        Validation and test rows (m,) in rising order, and what the best weights say of them: (m, ...) by name, what each task
+        keeps for its scores.
     """
 
     records: tuple[Record, ...]

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -16,19 +16,23 @@ from cryoclass.classifier import Classifier
 from cryoclass.embedding import Vectors, fit_space
 from cryoclass.errors import CryoclassError, ParticleError
 from cryoclass.machine import computing_in, short_of_memory
-from cryoclass.preparation import Preparer
+from cryoclass.metrics import Metrics
+from cryoclass.preparation import Preparer, beam_first
 from cryoclass.progress import Track, silent
 from cryoclass.settings import Recipe
-from cryoclass.sources import Source, lost, too_many_lost
-from cryoclass.tasks import CLASSIFY, Said, Task
-from cryoclass.training.augmentation import draw, resample
+from cryoclass.sources import Source, TaughtSource, lost, too_many_lost
+from cryoclass.tasks import CLASSIFY, Said, Scores, Task, Truth
+from cryoclass.tasks.dense import VoxelScores
+from cryoclass.training.augmentation import AugmentationDraw, draw, resample
+from cryoclass.training.balance import Balance
 from cryoclass.training.boxes import KeptBoxes, read_boxes
 from cryoclass.training.checkpoint import Keeper, Keeping, State, space
 from cryoclass.training.head import fit_head
-from cryoclass.training.history import EpochRecord, Hear, History, Record, rank
+from cryoclass.training.history import GRADE, EpochRecord, Hear, History, Record
 from cryoclass.training.recipes import learning_rate, what_counts
 from cryoclass.training.state import EMBEDDED, Epoch, Progress, check_embedded, check_state
 
+FRESH_RATE = 1e-3  # the least learning rate of decoders, which nobody has taught before
 COPIES = 4  # of the weights in a checkpoint: as they are, two moments of Adam, and the best ones
 
 
@@ -42,6 +46,8 @@ class LabelledBoxes:
         Where the voxels of a row come from.
     labels
         Class number of each row, from 0; -1 where unlabelled. Shape (n,).
+    truths
+        What is known of the voxels of a row, by the name of the truth: boxes like those of ``source``, NaN where nothing is.
     parts
         ``"train"``, ``"val"``, ``"test"``, or ``""`` for rows that take no part. Shape (n,).
     classes
@@ -52,6 +58,12 @@ class LabelledBoxes:
     labels: NDArray[np.integer]
     parts: NDArray[np.str_]
     classes: tuple[str, ...]
+    truths: Mapping[Truth, Source] = field(default_factory=dict)
+
+    @property
+    def taught(self) -> Source:
+        """The voxels of a row, and what is known of them."""
+        return TaughtSource(self.source, [*self.truths.values()]) if self.truths else self.source
 
 
 def _nobody(_record: Record) -> None:
@@ -116,17 +128,25 @@ class Embedding:
 
 @dataclass(frozen=True, kw_only=True)
 class _Bench(Embedding):
-    """What every step of the work needs; ``targets`` (n, ...) of each task belong to the particles of ``boxes``, ``labels`` to all rows."""
+    """What every step of the work needs; ``labels`` (n,) belong to the particles of ``boxes``."""
 
     preparer: Preparer
-    targets: Mapping[str, Tensor]
-    labels: NDArray[np.integer]
+    labels: Tensor
+    truths: tuple[Truth, ...]
     classes: tuple[str, ...]
 
     @property
-    def first(self) -> Task:
-        """The task whose scores order the epochs."""
-        return self.classifier.tasks[0]
+    def tasks(self) -> tuple[Task, ...]:
+        """What is learnt."""
+        return self.classifier.tasks
+
+
+class _Shown(NamedTuple):
+    """A batch as it is learnt from: ``x`` (b, 1, d, h, w) for the backbone, ``grey`` (b, 1, D, H, W) on the boxes' own grid, and truths."""
+
+    x: Tensor
+    grey: Tensor
+    truth: Mapping[Truth, Tensor]
 
 
 @contextmanager
@@ -165,21 +185,20 @@ def fit(classifier: Classifier, examples: LabelledBoxes, recipe: Recipe, run: Ru
     parts = examples.parts[boxes.rows]
     train, val = np.flatnonzero(parts == "train"), np.flatnonzero(parts == "val")
     to_device(classifier, run.device)
-    optimizer = _optimizer(classifier, recipe)
+    balance = Balance(classifier.tasks, recipe.loss_weights).to(run.device)
+    optimizer = _optimizer(classifier, balance, recipe)
     bench = _Bench(
         classifier=classifier,
         preparer=Preparer(recipe.preparation).to(run.device),
         boxes=boxes,
-        targets={
-            task.name: task.target(examples.labels[boxes.rows]).to(run.device) for task in classifier.tasks
-        },
-        labels=examples.labels,
+        labels=torch.from_numpy(examples.labels[boxes.rows].astype(np.int64)).to(run.device),
+        truths=tuple(examples.truths),
         classes=examples.classes,
         recipe=recipe,
         run=run,
         keeper=keeper_of(examples, boxes, recipe, run),
     )
-    progress = Progress(classifier=classifier, optimizer=optimizer, device=run.device)
+    progress = Progress(classifier=classifier, balance=balance, optimizer=optimizer, device=run.device)
     _go_on(bench, progress, len(train))
     if recipe.head_first and not progress.records:
         _keep(bench, progress, val, _start_head(bench, progress, train))
@@ -219,7 +238,7 @@ def read_labelled(examples: LabelledBoxes, run: Run) -> KeptBoxes:
         A file changed meanwhile.
     """
     labelled = np.flatnonzero((examples.labels >= 0) & (examples.parts != ""))
-    boxes = read_boxes(examples.source, labelled, run.memory, run.workers, run.track)
+    boxes = read_boxes(examples.taught, labelled, run.memory, run.workers, run.track)
     first = "".join(f"The first, in row {row}: {why}" for row, why in [*boxes.skipped.items()][:1])
     problem = too_many_lost(lost(boxes.skipped), len(labelled), run.max_unreadable, first)
     if problem is not None:
@@ -236,33 +255,36 @@ def to_device(classifier: Classifier, device: torch.device) -> None:
 
 
 class _Done(NamedTuple):
-    """What an epoch did, before it is scored: its number, mean loss, last learning rate, and the seconds that it took."""
+    """What an epoch did, before it is scored: its number, mean loss, last learning rate, the seconds it took, mean loss of each task."""
 
     epoch: int
     loss: float
     rate: float
     seconds: float
+    losses: Mapping[str, float]
 
 
 def _keep(bench: _Bench, progress: Progress, val: NDArray[np.int64], done: _Done) -> None:
     """Score an epoch on the validation particles, write it down, and keep its weights where they are the best so far."""
     started = time.perf_counter()
     said = _predict(bench, progress, val)
-    _check_finite(said, done)
-    metrics = bench.first.score(said, bench.labels[bench.boxes.rows[val]], bench.classes)
+    _check_finite(bench.tasks, said, done)
+    labels = bench.labels[torch.from_numpy(val).to(bench.labels.device)].cpu().numpy()
+    scores = {task.name: task.score(said, labels, bench.classes) for task in bench.tasks}
+    metrics = scores.get(CLASSIFY.name)
     record = EpochRecord(
         epoch=done.epoch,
         lr=done.rate,
         train_loss=done.loss,
-        val_loss=metrics.log_loss,
-        val_accuracy=metrics.accuracy,
-        val_auc=metrics.auc,
+        val_loss=_sum(task.cost(scores[task.name]) for task in bench.tasks if scores[task.name]),
+        val_accuracy=metrics.accuracy if isinstance(metrics, Metrics) else None,
+        val_auc=metrics.auc if isinstance(metrics, Metrics) else None,
+        figures=_figures(bench.tasks, done, scores, progress.balance),
         seconds=done.seconds + time.perf_counter() - started,
         best=False,
     )
-    record = replace(
-        record, best=bench.run.keep_last or rank(record) >= progress.best_rank
-    )  # the later of equals
+    best = bench.run.keep_last or record.rank >= progress.best_rank  # the later of equals
+    record = replace(record, best=best)
     progress.records.append(record)
     progress.epoch = None
     if record.best:
@@ -272,10 +294,40 @@ def _keep(bench: _Bench, progress: Progress, val: NDArray[np.int64], done: _Done
     bench.run.on_record(record)
 
 
-def _optimizer(classifier: Classifier, recipe: Recipe) -> torch.optim.Optimizer:
-    """Return Adam with decoupled weight decay."""
-    weights = classifier.parameters()
-    return torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+def _figures(
+    tasks: Sequence[Task], done: _Done, scores: Mapping[str, Scores | None], balance: Balance
+) -> dict[str, float]:
+    """Return what is written down of each task; nothing where classes alone are told, of which the record has its own fields."""
+    if not any(task.dense for task in tasks):
+        return {}
+    known = [task for task in tasks if scores[task.name]]
+    figures = {GRADE: _sum(task.grade(scores[task.name]) for task in known) / max(len(known), 1)}
+    for task in tasks:
+        figures[f"train_loss_{task.name}"] = done.losses.get(task.name, 0.0)
+        figures[f"weight_{task.name}"] = balance.weights[task.name]
+        found = scores[task.name]
+        if isinstance(found, VoxelScores):
+            figures |= {f"val_{name}": mean.mean for name, mean in found.figures.items()}
+    return figures
+
+
+def _sum(numbers: Iterable[float]) -> float:
+    return float(sum(numbers))
+
+
+def _optimizer(classifier: Classifier, balance: Balance, recipe: Recipe) -> torch.optim.Optimizer:
+    """Return Adam with decoupled weight decay; what begins at random learns as fast as a network that does."""
+    if recipe.freeze:
+        classifier.backbone.requires_grad_(False)
+    weights = [weight for weight in classifier.parameters() if weight.requires_grad]
+    fresh = [*classifier.voxel_parameters(), *balance.parameters()]
+    known = {id(weight) for weight in fresh}
+    groups = [
+        {"params": [weight for weight in weights if id(weight) not in known], "pace": 1.0},
+        {"params": fresh, "pace": max(1.0, FRESH_RATE / recipe.lr)},
+    ]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
 
 
 def _start_head(bench: _Bench, progress: Progress, train: NDArray[np.int64]) -> _Done:
@@ -284,11 +336,12 @@ def _start_head(bench: _Bench, progress: Progress, train: NDArray[np.int64]) -> 
     classifier = bench.classifier
     embedding = embed_boxes(bench, progress.embedded)[train]
     space = fit_space(embedding, natural_units=classifier.backbone.facts.natural_units)
-    features, targets = space.place(embedding), bench.targets[CLASSIFY.name].cpu().numpy()[train]
+    features, targets = space.place(embedding), bench.labels.cpu().numpy()[train]
     head = fit_head(features, targets)
     head.write_to(classifier.head, space)
     progress.embedded = []
-    return _Done(0, head.loss(features, targets), 0.0, time.perf_counter() - started)
+    loss = head.loss(features, targets)
+    return _Done(0, loss, 0.0, time.perf_counter() - started, {CLASSIFY.name: loss})
 
 
 def _train(bench: _Bench, progress: Progress, train: NDArray[np.int64]) -> _Done:
@@ -296,64 +349,84 @@ def _train(bench: _Bench, progress: Progress, train: NDArray[np.int64]) -> _Done
     classifier, recipe, run = bench.classifier, bench.recipe, bench.run
     epoch = progress.begin(train, recipe, run.seed)
     classifier.train()
-    if recipe.freeze_norm:
-        _hold_statistics(classifier)
+    if recipe.freeze_norm or recipe.freeze:
+        _hold_statistics(classifier.backbone)
     left = epoch.batches[epoch.step :]
     name = f"Epoch {epoch.number + 1}/{recipe.epochs}"
     stream = run.track(bench.boxes.stream(left), name, sum(map(len, left)), _size)
     with bench.keeper.between_steps(progress.state) as step_is_done:
         for places, raw in stream:
-            progress.optimizer.param_groups[0]["lr"] = _rate(recipe, epoch, epoch.step)
-            epoch.total += _step(bench, progress.optimizer, epoch, places, raw) * len(places)
+            for group in progress.optimizer.param_groups:
+                group["lr"] = _rate(recipe, epoch, epoch.step) * group["pace"]
+            epoch.total += _step(bench, progress, epoch, places, raw) * len(places)
             epoch.step += 1
             step_is_done()
     rate = _rate(recipe, epoch, len(epoch.batches) - 1)
-    return _Done(epoch.number + 1, float(epoch.total) / len(train), rate, epoch.seconds)
+    together, *each = (epoch.total / len(train)).tolist()
+    losses = dict(zip(recipe.tasks, each, strict=True))
+    return _Done(epoch.number + 1, together, rate, epoch.seconds, losses)
 
 
 def _rate(recipe: Recipe, epoch: Epoch, step: int) -> float:
     return learning_rate(recipe, epoch.number + step / len(epoch.batches))
 
 
-def _step(
-    bench: _Bench, optimizer: torch.optim.Optimizer, epoch: Epoch, places: Tensor, raw: Tensor
-) -> Tensor:
-    """Learn from one batch, the voxels (b, D, H, W) of the particles at ``places`` (b,); return its mean loss."""
-    device, recipe = bench.run.device, bench.recipe
-    x = raw.to(device, non_blocking=True)
-    drawn = draw(len(places), recipe.augmentation, epoch.generator)
-    x = resample(bench.preparer.grey(x), drawn, recipe.preparation)  # (b, 1, d, h, w)
-    loss = _loss(bench, _say(bench, x), places.to(device))
-    optimizer.zero_grad()
+def _step(bench: _Bench, progress: Progress, epoch: Epoch, places: Tensor, batch: Tensor) -> Tensor:
+    """Learn from one batch of the particles at ``places`` (b,), as the boxes keep them; return its mean losses (1 + T,)."""
+    drawn = draw(len(places), bench.recipe.augmentation, epoch.generator)
+    shown = _shown(bench, places, batch, drawn)
+    losses = _losses(bench, _say(bench, shown), shown.truth)
+    loss = progress.balance(losses)
+    progress.optimizer.zero_grad()
     loss.backward()
-    optimizer.step()
-    return loss.detach()
+    progress.optimizer.step()
+    return torch.stack([loss, *losses.values()]).detach()
 
 
-def _say(bench: _Bench, x: Tensor) -> Said:
-    """Return what the heads say of prepared boxes (b, 1, d, h, w), as it is learnt from."""
+def _shown(bench: _Bench, places: Tensor, batch: Tensor, drawn: AugmentationDraw | None = None) -> _Shown:
+    """Prepare the voxels of the particles at ``places`` (b,) and what is known of them, changed by the same draw where there is one."""
+    device, preparer, axis = bench.run.device, bench.preparer, bench.recipe.preparation.beam_axis
+    batch = batch.to(device, non_blocking=True)
+    raw, *known = batch.unbind(1) if bench.truths else (batch,)
+    truth: dict[Truth, Tensor] = {"class": bench.labels[places.to(device)]}
+    truth |= dict(zip(bench.truths, (beam_first(volume, axis) for volume in known), strict=True))
+    grey = preparer.grey(raw)  # (b, 1, D, H, W)
+    if drawn is None:
+        return _Shown(preparer.resize(grey), grey, truth)
+    x = resample(grey, drawn, bench.recipe.preparation)
+    if bench.classifier.decoder is None:
+        return _Shown(x, grey, truth)
+    own = bench.recipe.preparation.replace(input_size=tuple(grey.shape[2:]), depth="resize")
+    grey = x if x.shape == grey.shape else resample(grey, drawn, own)
+    for name in bench.truths:
+        truth[name] = resample(truth[name][:, None], drawn, own)[:, 0]
+    return _Shown(x, grey, truth)
+
+
+def _say(bench: _Bench, shown: _Shown) -> Said:
+    """Return what the heads say of prepared boxes, as it is learnt from."""
     with computing_in(bench.run.device):
-        said: Said = bench.classifier(x)
+        said: Said = bench.classifier(shown.x, shown.grey)
     return said
 
 
-def _loss(bench: _Bench, said: Said, places: Tensor) -> Tensor:
-    """Return the loss of all tasks together, for the particles at ``places`` (b,) of the boxes."""
-    tasks = bench.classifier.tasks
-    losses = [task.loss(said, bench.targets[task.name][places], bench.recipe) for task in tasks]
-    return torch.stack(losses).sum()
+def _losses(bench: _Bench, said: Said, truth: Mapping[Truth, Tensor]) -> dict[str, Tensor]:
+    """Return the loss of each task."""
+    return {task.name: task.loss(said, truth[task.truth], bench.recipe) for task in bench.tasks}
 
 
 @torch.no_grad()
 def _predict(bench: _Bench, progress: Progress, places: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
-    """Return the named outputs (m, ...) of the particles at ``places`` (m,) of the boxes."""
+    """Return what the tasks keep for their scores (m, ...) of the particles at ``places`` (m,) of the boxes, by name."""
     bench.classifier.eval()
     batches = torch.from_numpy(places).split(bench.recipe.batch_size)
     chunks: list[Said] = []
     with bench.keeper.between_steps(progress.state, timed=False) as batch_is_done:
-        for _, raw in bench.boxes.stream(batches):
-            said = _say(bench, bench.preparer(raw.to(bench.run.device, non_blocking=True)))
-            chunks.append({name: value.cpu() for name, value in bench.classifier.finish(said).items()})
+        for some, batch in bench.boxes.stream(batches):
+            shown = _shown(bench, some, batch)
+            outputs = bench.classifier.finish(_say(bench, shown))
+            judged = [task.judge(outputs, shown.truth[task.truth]) for task in bench.tasks]
+            chunks.append({name: value.cpu() for part in judged for name, value in part.items()})
             batch_is_done()
     return {name: torch.cat([chunk[name] for chunk in chunks]).numpy() for name in chunks[0]}
 
@@ -376,7 +449,8 @@ def embed_boxes(work: Embedding, chunks: list[Tensor]) -> Vectors:
     )
     stream = run.track(boxes.stream(batches), "Embedding", len(boxes.rows) - done, _size)
     with work.keeper.between_steps(lambda: {EMBEDDED: torch.cat(chunks)}) as batch_is_done:
-        for _, raw in stream:
+        for _, batch in stream:
+            raw = batch if batch.ndim == 4 else batch[:, 0]  # what is known of the voxels stands behind
             with computing_in(run.device):
                 x = preparer(raw.to(run.device, non_blocking=True))
                 chunks.append(classifier.backbone(x).float().cpu())
@@ -397,9 +471,9 @@ def _history(bench: _Bench, progress: Progress, held_out: NDArray[np.int64]) -> 
     )
 
 
-def _hold_statistics(classifier: Classifier) -> None:
+def _hold_statistics(backbone: nn.Module) -> None:
     """Let batch normalisation go by what it learnt before: a few particles say too little of their own mean and spread."""
-    for part in classifier.modules():
+    for part in backbone.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
             part.eval()
 
@@ -408,8 +482,10 @@ def _size(batch: tuple[Tensor, Tensor]) -> int:
     return len(batch[0])
 
 
-def _check_finite(said: Mapping[str, NDArray[np.float32]], done: _Done) -> None:
-    if not (np.isfinite(done.loss) and all(np.isfinite(value).all() for value in said.values())):
+def _check_finite(tasks: Sequence[Task], said: Mapping[str, NDArray[np.float32]], done: _Done) -> None:
+    """Hold that loss and outputs are numbers; figures of a particle whose truth is not known are not, and need not be."""
+    outputs = [said[name] for task in tasks for name in task.outputs if name in said]
+    if not (np.isfinite(done.loss) and all(np.isfinite(value).all() for value in outputs)):
         raise CryoclassError(
             f"Training failed in epoch {done.epoch}: the loss or an output is no longer a number "
             f"(the learning rate was {done.rate:g}).",
@@ -460,6 +536,6 @@ def bytes_to_write(classifier: Classifier, examples: LabelledBoxes, recipe: Reci
     weights: int = sum(value.nbytes for value in classifier.state_dict().values())
     embedded = 4 * int((examples.parts != "").sum()) * classifier.backbone.width
     state = max(
-        0 if recipe.freeze else COPIES * weights, embedded if recipe.freeze or recipe.head_first else 0
+        0 if recipe.at_once else COPIES * weights, embedded if recipe.at_once or recipe.head_first else 0
     )
     return space(state, run.keeping.folder) + weights

@@ -68,7 +68,7 @@ def recipe(name: str, start: Literal["pretrained", "random"]) -> Recipe:
 def what_counts(recipe: Recipe) -> dict[str, Any]:
     """Return the settings that count of a recipe: little where the head alone is fitted."""
     everything = recipe.to_dict()
-    if not recipe.freeze:
+    if not recipe.at_once:
         return everything
     return {name: everything[name] for name in ("name", "freeze", "batch_size", "preparation")}
 

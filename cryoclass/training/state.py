@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cryoclass.classifier import Classifier
 from cryoclass.settings import Recipe
+from cryoclass.training.balance import Balance
 from cryoclass.training.checkpoint import (
     State,
     check_generator,
@@ -23,7 +24,7 @@ from cryoclass.training.checkpoint import (
     set_optimizer,
     set_random_state,
 )
-from cryoclass.training.history import EpochRecord, rank
+from cryoclass.training.history import EpochRecord
 
 EMBEDDED = "embedded"  # the one name in a state from before the training
 
@@ -41,7 +42,7 @@ class Epoch:
     generator
         Draws the augmentation, as it drew the order.
     total
-        Sum of the losses of the particles seen, ().
+        Sum over the particles seen of the loss of all tasks together, and of each, (1 + T,).
     step
         How many batches have been learnt from.
     """
@@ -61,7 +62,7 @@ class Epoch:
         torch.manual_seed(int(first))
         generator = torch.Generator().manual_seed(int(second))
         batches = _batches(places, recipe.batch_size, generator)
-        return cls(number=number, batches=batches, generator=generator, total=torch.zeros(()))
+        return cls(number=number, batches=batches, generator=generator, total=losses_of(recipe))
 
     @property
     def seconds(self) -> float:
@@ -90,7 +91,7 @@ class Progress:
 
     Attributes
     ----------
-    classifier, optimizer
+    classifier, balance, optimizer
         Change from step to step.
     device
         Where they are.
@@ -105,6 +106,7 @@ class Progress:
     """
 
     classifier: Classifier
+    balance: Balance
     optimizer: torch.optim.Optimizer
     device: torch.device
     records: list[EpochRecord] = field(default_factory=list)
@@ -116,7 +118,7 @@ class Progress:
     @property
     def best_rank(self) -> tuple[float, ...]:
         """That of the best epoch."""
-        return max(map(rank, self.records), default=(0.0, -math.inf))
+        return max((record.rank for record in self.records), default=(0.0, -math.inf))
 
     @property
     def done(self) -> int:
@@ -138,6 +140,7 @@ class Progress:
         within = {**self.epoch.state(), "random": random_state(self.device)} if self.epoch else None
         return {
             "classifier": dict(self.classifier.state_dict()),
+            "balance": dict(self.balance.state_dict()),
             "optimizer": self.optimizer.state_dict()["state"],
             "records": [asdict(record) for record in self.records],
             "best": self.best,
@@ -150,6 +153,7 @@ class Progress:
             self.embedded = [state[EMBEDDED]]
             return
         self.classifier.load_state_dict(state["classifier"])
+        self.balance.load_state_dict(state["balance"])
         set_optimizer(self.optimizer, state["optimizer"])
         self.records, self.best = read_records(state["records"], EpochRecord), state["best"]
         self._saved = state["epoch"]
@@ -181,8 +185,15 @@ def check_state(state: State, progress: Progress, recipe: Recipe, count: int) ->
     Misfit
         It does not fit.
     """
-    weights = progress.classifier.state_dict()
-    like = {"classifier": weights, "optimizer": dict, "records": list, "best": dict, "epoch": dict | None}
+    weights, balance = progress.classifier.state_dict(), progress.balance.state_dict()
+    like = {
+        "classifier": weights,
+        "balance": balance,
+        "optimizer": dict,
+        "records": list,
+        "best": dict,
+        "epoch": dict | None,
+    }
     hold(state, like)
     check_optimizer(state["optimizer"], progress.optimizer)
     records = read_records(state["records"], EpochRecord)
@@ -193,7 +204,7 @@ def check_state(state: State, progress: Progress, recipe: Recipe, count: int) ->
     hold(state["best"], weights if records else {}, "best")
     if state["epoch"] is not None:
         hold_that(not records or records[-1].epoch < recipe.epochs, "an epoch is under way, and all are done")
-        _check_epoch(state["epoch"], batch_count(count, recipe.batch_size))
+        _check_epoch(state["epoch"], batch_count(count, recipe.batch_size), recipe)
 
 
 def check_embedded(state: State, width: int, count: int, batch_size: int) -> None:
@@ -205,12 +216,17 @@ def check_embedded(state: State, width: int, count: int, batch_size: int) -> Non
     hold_that(len(found) == count or len(found) % batch_size == 0, "the embedding ends within a batch")
 
 
-def _check_epoch(found: State, batches: int) -> None:
-    like = {"step": int, "total": torch.zeros(()), "seconds": float, "generator": Tensor, "random": dict}
+def _check_epoch(found: State, batches: int, recipe: Recipe) -> None:
+    like = {"step": int, "total": losses_of(recipe), "seconds": float, "generator": Tensor, "random": dict}
     hold(found, like, "epoch")
     hold_that(0 <= found["step"] <= batches, f"its epoch has {batches} steps, and {found['step']} are done")
     check_generator(found["generator"])
     check_random_state(found["random"])
+
+
+def losses_of(recipe: Recipe) -> Tensor:
+    """Return zeros in the place of the losses of an epoch: of all tasks together, and of each, (1 + T,)."""
+    return torch.zeros(1 + len(recipe.tasks))
 
 
 def _batches(places: NDArray[np.int64], size: int, generator: torch.Generator) -> list[Tensor]:

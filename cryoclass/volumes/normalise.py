@@ -1,4 +1,4 @@
-"""Bringing the background of a box to mean 0 and standard deviation 1."""
+"""Bringing grey values of a box to units that compare."""
 
 import numpy as np
 
@@ -36,3 +36,29 @@ def normalise(box: np.ndarray, radius: float) -> np.ndarray:
         )
     deviation = background.std()  # of the population, as RELION
     return np.asarray((box - background.mean()) / deviation, dtype=np.float32)
+
+
+def standard_density(density: np.ndarray) -> np.ndarray:
+    """Return a density whose background is 0, and whose deviation over the box is 1.
+
+    Parameters
+    ----------
+    density
+        ``[z, y, x]`` cube; its background is the mean outside the ball that fits into it.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``[z, y, x]`` float32.
+
+    Raises
+    ------
+    VolumeError
+        It is constant.
+    """
+    axes = np.ogrid[tuple(slice(-(n // 2), n - n // 2) for n in density.shape)]
+    outside = sum(axis**2 for axis in axes) > (min(density.shape) // 2) ** 2
+    if not density.max() > density.min():
+        raise VolumeError("the density is constant.")
+    raised = density - density[outside].mean(dtype=np.float64)
+    return np.asarray(raised / density.std(dtype=np.float64), dtype=np.float32)

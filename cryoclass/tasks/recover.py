@@ -1,0 +1,94 @@
+"""The task of telling what the particle's density looks like without noise, neighbours and missing wedge: squared error."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cryoclass.card import PARTICLES, Axes
+from cryoclass.settings import Recipe
+from cryoclass.tasks.dense import VoxelScores, flat, mean_over_known, voxel_head, voxel_scores
+from cryoclass.tasks.task import Arrays, Features, Said, Task, Truth
+
+if TYPE_CHECKING:
+    from cryoclass.results import Told
+
+COLUMN = "cryoclassDensityName"
+FIGURES = ("correlation", "squared_error")
+
+
+class Recover(Task):
+    """What the particle alone looks like: ``density``, (N, D, H, W).
+
+    Its units: the background is 0, and the deviation over a box is 1.
+    """
+
+    name = "recover"
+    truth: ClassVar[Truth] = "density"
+    outputs: ClassVar[Mapping[str, Axes]] = {"density": (PARTICLES, "D", "H", "W")}
+    dense = True
+
+    def make_head(self, width: int, classes: int) -> nn.Module:  # noqa: ARG002 - one density, whatever its class
+        """Return a convolution from the map to one number a voxel."""
+        return voxel_head(width)
+
+    def say(self, head: nn.Module, features: Features) -> Said:
+        """Return the density (N, D, H, W)."""
+        return {"density": head(features.dense)[:, 0]}
+
+    def finish(self, said: Said) -> Said:
+        """Return the density."""
+        return {"density": said["density"].float()}
+
+    def loss(self, said: Said, truth: Tensor, recipe: Recipe) -> Tensor:  # noqa: ARG002
+        """Return the squared error, a mean over voxels."""
+        known = truth.isfinite()
+        target = torch.where(known, truth, 0.0)
+        return mean_over_known((said["density"].float() - target).square(), known)
+
+    def judge(self, outputs: Said, truth: Tensor) -> Said:
+        """Return the Pearson correlation with the true density, and the squared error, (n,); NaN where unknown."""
+        error = (flat(outputs["density"]) - flat(truth)).square().mean(1)
+        return {"correlation": correlation(outputs["density"], truth), "squared_error": error}
+
+    def score(
+        self,
+        judged: Arrays,
+        labels: NDArray[np.integer],  # noqa: ARG002
+        classes: Sequence[str],  # noqa: ARG002
+    ) -> VoxelScores | None:
+        """Return the means over the particles whose density is known."""
+        return voxel_scores(judged, FIGURES)
+
+    def grade(self, scores: VoxelScores) -> float:
+        """Return the correlation."""
+        return scores.figures["correlation"].mean
+
+    def cost(self, scores: VoxelScores) -> float:
+        """Return the squared error."""
+        return scores.figures["squared_error"].mean
+
+    def columns(self, told: "Told") -> dict[str, list[str]]:
+        """Return the file of each row."""
+        return {COLUMN: told.volumes["density"]}
+
+    def difference(self, found: Arrays, expected: Arrays) -> float:
+        """Return the largest absolute difference of a voxel, whose deviation over the box is about 1."""
+        return float(np.abs(found["density"] - expected["density"]).max())
+
+    def same(self, found: Arrays, expected: Arrays, tie: float) -> bool:  # noqa: ARG002
+        """Say yes: nothing is decided by a density."""
+        return True
+
+
+def correlation(first: Tensor, second: Tensor) -> Tensor:
+    """Return the Pearson correlation of volumes (n, D, H, W), one by one: (n,); 0 where one of them is flat."""
+    a, b = (x - x.mean(1, keepdim=True) for x in (flat(first), flat(second)))
+    both = a.norm(dim=1) * b.norm(dim=1)
+    return torch.where(both == 0, 0.0, (a * b).sum(1) / both)
+
+
+RECOVER = Recover()

@@ -1,0 +1,101 @@
+"""The task of telling which voxels belong to the particle, and not to its neighbours: binary cross-entropy on logits."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cryoclass.card import PARTICLES, Axes
+from cryoclass.settings import Recipe
+from cryoclass.tasks.dense import VoxelScores, flat, mean_over_known, voxel_head, voxel_scores
+from cryoclass.tasks.task import Arrays, Features, Said, Task, Truth
+
+if TYPE_CHECKING:
+    from cryoclass.results import Told
+
+BORDER = 0.5  # probability from which a voxel belongs to the particle
+
+COLUMN = "cryoclassMaskName"
+FIGURES = ("iou", "dice", "voxel_accuracy", "cross_entropy")
+
+
+class Segment(Task):
+    """Which voxels belong to the particle: ``mask``, a probability for each, (N, D, H, W)."""
+
+    name = "segment"
+    truth: ClassVar[Truth] = "mask"
+    outputs: ClassVar[Mapping[str, Axes]] = {"mask": (PARTICLES, "D", "H", "W")}
+    dense = True
+
+    def make_head(self, width: int, classes: int) -> nn.Module:  # noqa: ARG002 - one particle, whatever its class
+        """Return a convolution from the map to one number a voxel."""
+        return voxel_head(width)
+
+    def say(self, head: nn.Module, features: Features) -> Said:
+        """Return the logits (N, D, H, W)."""
+        return {"mask": head(features.dense)[:, 0]}
+
+    def finish(self, said: Said) -> Said:
+        """Return the probabilities."""
+        return {"mask": said["mask"].float().sigmoid()}
+
+    def loss(self, said: Said, truth: Tensor, recipe: Recipe) -> Tensor:  # noqa: ARG002
+        """Return the binary cross-entropy, a mean over voxels."""
+        known = truth.isfinite()
+        target = torch.where(known, truth, 0.0)
+        return mean_over_known(
+            F.binary_cross_entropy_with_logits(said["mask"].float(), target, reduction="none"), known
+        )
+
+    def judge(self, outputs: Said, truth: Tensor) -> Said:
+        """Return intersection over union, Dice, share of right voxels and cross-entropy, (n,); NaN where unknown."""
+        said, true = flat(outputs["mask"]), flat(truth)
+        unknown, found, true = true.isnan().any(1), said >= BORDER, true >= BORDER
+        both, either = (found & true).sum(1).float(), (found | true).sum(1).float()
+        right = (found == true).float().mean(1)
+        together = found.sum(1) + true.sum(1)
+        figures = {
+            # Nothing said, and nothing there: all is right.
+            "iou": torch.where(either > 0, both / either, 1.0),
+            "dice": torch.where(together > 0, 2 * both / together, 1.0),
+            "voxel_accuracy": right,
+            "cross_entropy": F.binary_cross_entropy(said, true.float(), reduction="none").mean(1),
+        }
+        return {name: torch.where(unknown, torch.nan, value) for name, value in figures.items()}
+
+    def score(
+        self,
+        judged: Arrays,
+        labels: NDArray[np.integer],  # noqa: ARG002
+        classes: Sequence[str],  # noqa: ARG002
+    ) -> VoxelScores | None:
+        """Return the means over the particles whose mask is known."""
+        return voxel_scores(judged, FIGURES)
+
+    def grade(self, scores: VoxelScores) -> float:
+        """Return the intersection over union."""
+        return scores.figures["iou"].mean
+
+    def cost(self, scores: VoxelScores) -> float:
+        """Return the binary cross-entropy."""
+        return scores.figures["cross_entropy"].mean
+
+    def columns(self, told: "Told") -> dict[str, list[str]]:
+        """Return the file of each row."""
+        return {COLUMN: told.volumes["mask"]}
+
+    def difference(self, found: Arrays, expected: Arrays) -> float:
+        """Return the largest absolute difference of a probability."""
+        return float(np.abs(found["mask"] - expected["mask"]).max())
+
+    def same(self, found: Arrays, expected: Arrays, tie: float) -> bool:
+        """Say whether the same voxels belong to the particle."""
+        inside, expects = found["mask"] >= BORDER, expected["mask"] >= BORDER
+        return bool(((inside == expects) | (np.abs(expected["mask"] - BORDER) <= tie)).all())
+
+
+SEGMENT = Segment()

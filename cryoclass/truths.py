@@ -1,0 +1,105 @@
+"""What is known of the voxels of particles: which belong to them, and their densities, from volumes that a table names."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryoclass.errors import VolumeError
+from cryoclass.files import digest, stamp
+from cryoclass.images import one_box
+from cryoclass.particles import Particles
+from cryoclass.sources import Source
+from cryoclass.tasks.task import Truth
+from cryoclass.volumes.mrc import open_volume
+from cryoclass.volumes.normalise import standard_density
+from cryoclass.volumes.pixels import agree
+
+Density = NDArray[np.float32]
+
+COLUMNS: dict[Truth, str] = {"mask": "cryoclassMaskName", "density": "cryoclassDensityName"}
+NO_FILE = ("", "None", "<NA>")  # what stands in a cell that names none
+ROUNDING = 1e-3  # by which a mask may leave the range from 0 to 1
+
+
+class NamedVolumes:
+    """Volumes that a column of a table names, one for each row; see :class:`cryoclass.sources.Source`.
+
+    A row that names none, or all rows of a table without the column, are NaN.
+
+    Parameters
+    ----------
+    particles
+        The table.
+    truth
+        ``mask`` or ``density``.
+    boxes
+        The boxes of the same rows; the volumes must have their side and pixel size.
+    """
+
+    def __init__(self, particles: Particles, truth: Truth, boxes: Source) -> None:
+        self.particles, self.truth = particles, truth
+        self.box, self.angpix, self.order = boxes.box, boxes.angpix, boxes.order
+        self.column = COLUMNS[truth]
+        has_column = particles.has(self.column)
+        self.cells = particles.cells(self.column) if has_column else [""] * len(particles)
+        self._ready: Callable[[Density], Density] = _mask if truth == "mask" else standard_density
+
+    def __len__(self) -> int:
+        return len(self.particles)
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Which rows name a volume, (n,)."""
+        return np.array([cell not in NO_FILE for cell in self.cells])
+
+    def read(self, index: int) -> np.ndarray:
+        """Return the volume of one row, ``[z, y, x]`` float32: a mask of 0 and 1, or a density of deviation 1."""
+        cell = self.cells[index]
+        if cell in NO_FILE:
+            return np.full((self.box,) * 3, np.nan, np.float32)
+        image = self.particles.image_file(cell)
+        if image.path is None:
+            raise VolumeError(f"{cell} ({self.column}): no such volume.")
+        volume = open_volume(image.path)
+        data = one_box(volume, image.number)
+        if data.shape[0] != self.box:
+            raise VolumeError(
+                f"{cell} ({self.column}) has a box of {data.shape[0]}, its particle has {self.box} pixels."
+            )
+        if volume.angpix is not None and not agree(volume.angpix, self.angpix):
+            raise VolumeError(
+                f"{cell} ({self.column}) has pixels of {volume.angpix:g} A, its particle of {self.angpix:.4g} A."
+            )
+        return self._checked(np.array(data, np.float32), cell)
+
+    def _checked(self, data: Density, cell: str) -> Density:
+        if not np.isfinite(data).all():
+            raise VolumeError(f"{cell} ({self.column}) holds voxels that are no numbers.")
+        try:
+            return self._ready(data)
+        except VolumeError as problem:
+            raise VolumeError(f"{cell} ({self.column}): {problem}") from problem
+
+    def fingerprint(self) -> str:
+        """Return what the volumes are: names within their folders, size and time of the files."""
+        files = [self.particles.image_file(cell) for cell in self.cells if cell not in NO_FILE]
+        names = [(file.number, file.path.name if file.path else file.name) for file in files]
+        stamps = [stamp(path) for path in dict.fromkeys(file.path for file in files if file.path)]
+        return digest(self.truth, self.box, self.known.tobytes(), *names, *stamps)
+
+
+def _mask(data: Density) -> Density:
+    """Return 1 where a mask is at least a half, else 0.
+
+    Raises
+    ------
+    VolumeError
+        It is no mask.
+    """
+    low, high = float(data.min()), float(data.max())
+    if low < -ROUNDING or high > 1 + ROUNDING:
+        raise VolumeError(
+            f"its voxels go from {low:g} to {high:g}; those of a mask must lie between 0 and 1."
+        )
+    return (data >= 0.5).astype(np.float32)
