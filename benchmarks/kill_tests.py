@@ -32,6 +32,7 @@ from cryoclass.records import RECORD
 PROGRAM = (sys.executable, "-m", "cryoclass")
 NOT_COMPARED = re.compile(rf"times\.csv|checkpoint.*|{re.escape(RECORD)}|{re.escape(LOCK)}")
 LONGEST = 600  # seconds of one run
+PYTHON_STARTS = 0.5  # seconds in which Python itself answers Ctrl-C with a trace, before any line of ours runs
 TRIES = 4  # of a rerun on a disk that grows
 
 PRETRAIN = """
@@ -166,7 +167,7 @@ def end_by_signal(command: tuple[str, ...], project: Path, whole: Unbroken, how:
         began = time.monotonic()
         process = start(command, here)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=random.uniform(0, whole.seconds))
+            process.wait(timeout=random.uniform(PYTHON_STARTS if how == "SIGINT" else 0, whole.seconds))
         process.send_signal(ENDS[how])
         said, problem = finish(process), ""
         first = time.monotonic() - began

@@ -13,12 +13,21 @@ from cryoclass.errors import ParticleError
 from cryoclass.numerals import number
 from cryoclass.star.extracted import BoxPlaces, ExtractedBoxes, frames_to_write, with_boxes, with_places
 from cryoclass.star.frames import Frame, origins_in_tomogram
-from cryoclass.star.names import SUFFIXES, Finder, names_meant, respelled, split_index, stated_angpix
+from cryoclass.star.names import (
+    DENSITY_COLUMN,
+    MASK_COLUMN,
+    SUFFIXES,
+    Finder,
+    names_meant,
+    respelled,
+    split_index,
+    stated_angpix,
+)
 from cryoclass.star.optimisation import OptimisationSet
 from cryoclass.star.particle_file import ParticleFile, read_particle_file
 
 IMAGE = "rlnImageName"
-IMAGE_COLUMNS = (IMAGE, "rlnCtfImage", "rlnReconstructImageName")
+IMAGE_COLUMNS = (IMAGE, "rlnCtfImage", "rlnReconstructImageName", MASK_COLUMN, DENSITY_COLUMN)
 TOMOGRAM_NAME = "rlnTomoName"
 PATH_COLUMNS = (*IMAGE_COLUMNS, "rlnMicrographName", TOMOGRAM_NAME, "rlnTomoReconstructedTomogram")
 """Columns whose cells may be files; a name of a tomogram is one only where it ends as volumes do."""

@@ -10,6 +10,7 @@ from cryoclass.files import digest, stamp
 from cryoclass.images import one_box
 from cryoclass.particles import Particles
 from cryoclass.sources import Source
+from cryoclass.star.names import DENSITY_COLUMN, MASK_COLUMN
 from cryoclass.tasks.task import Truth
 from cryoclass.volumes.mrc import open_volume
 from cryoclass.volumes.normalise import standard_density
@@ -17,7 +18,7 @@ from cryoclass.volumes.pixels import agree
 
 Density = NDArray[np.float32]
 
-COLUMNS: dict[Truth, str] = {"mask": "cryoclassMaskName", "density": "cryoclassDensityName"}
+COLUMNS: dict[Truth, str] = {"mask": MASK_COLUMN, "density": DENSITY_COLUMN}
 NO_FILE = ("", "None", "<NA>")  # what stands in a cell that names none
 ROUNDING = 1e-3  # by which a mask may leave the range from 0 to 1
 

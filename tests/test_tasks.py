@@ -145,14 +145,19 @@ def test_a_mask_is_judged_by_its_overlap():
     assert SEGMENT.score({name: value[2:] for name, value in judged.items()}, np.zeros(1, int), ()) is None
 
 
+def mask_loss(logits: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    found = logits.sigmoid()
+    both, together = (found * true).sum((1, 2, 3)), (found + true).sum((1, 2, 3))
+    return F.binary_cross_entropy(found, true) + (1 - (2 * both + 1) / (together + 1)).mean()
+
+
 def test_the_loss_of_a_mask_is_that_of_its_logits():
     """Probabilities in the place of logits would be squeezed a second time."""
     logits, true = torch.randn(2, 4, 4, 4), torch.rand(2, 4, 4, 4).round()
-    wanted = F.binary_cross_entropy(logits.sigmoid(), true)
-    torch.testing.assert_close(SEGMENT.loss({"mask": logits}, true, RECIPE), wanted)
+    torch.testing.assert_close(SEGMENT.loss({"mask": logits}, true, RECIPE), mask_loss(logits, true))
     half = torch.stack([true[0], torch.full((4, 4, 4), torch.nan)])
-    wanted = F.binary_cross_entropy(logits[:1].sigmoid(), true[:1])
-    torch.testing.assert_close(SEGMENT.loss({"mask": logits}, half, RECIPE), wanted)
+    found = SEGMENT.loss({"mask": logits}, half, RECIPE)
+    torch.testing.assert_close(found, mask_loss(logits[:1], true[:1]))
 
 
 def test_a_density_is_judged_by_its_correlation():

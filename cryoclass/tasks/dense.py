@@ -75,8 +75,10 @@ def voxel_scores(judged: Arrays, names: tuple[str, ...]) -> VoxelScores | None:
 
 
 def voxel_head(width: int) -> nn.Conv3d:
-    """Return a head that says one number of each voxel."""
-    return nn.Conv3d(width, 1, 1)
+    """Return a head that says one number of each voxel, the same of all at first."""
+    head = nn.Conv3d(width, 1, 1)
+    nn.init.zeros_(head.weight)
+    return head
 
 
 def mean_over_known(values: Tensor, known: Tensor) -> Tensor:

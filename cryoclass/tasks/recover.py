@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from cryoclass.card import PARTICLES, Axes
 from cryoclass.settings import Recipe
+from cryoclass.star.names import DENSITY_COLUMN
 from cryoclass.tasks.dense import VoxelScores, flat, mean_over_known, voxel_head, voxel_scores
 from cryoclass.tasks.task import Arrays, Features, Said, Task, Truth
 
 if TYPE_CHECKING:
     from cryoclass.results import Told
 
-COLUMN = "cryoclassDensityName"
 FIGURES = ("correlation", "squared_error")
 
 
@@ -73,7 +73,7 @@ class Recover(Task):
 
     def columns(self, told: "Told") -> dict[str, list[str]]:
         """Return the file of each row."""
-        return {COLUMN: told.volumes["density"]}
+        return {DENSITY_COLUMN: told.volumes["density"]}
 
     def difference(self, found: Arrays, expected: Arrays) -> float:
         """Return the largest absolute difference of a voxel, whose deviation over the box is about 1."""
