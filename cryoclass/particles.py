@@ -18,7 +18,8 @@ from cryoclass.star.optimisation import OptimisationSet
 from cryoclass.star.particle_file import ParticleFile, read_particle_file
 
 IMAGE = "rlnImageName"
-IMAGE_COLUMNS = (IMAGE, "rlnCtfImage", "rlnReconstructImageName")
+MASK, DENSITY = "cryoclassMaskName", "cryoclassDensityName"
+IMAGE_COLUMNS = (IMAGE, "rlnCtfImage", "rlnReconstructImageName", MASK, DENSITY)
 TOMOGRAM_NAME = "rlnTomoName"
 PATH_COLUMNS = (*IMAGE_COLUMNS, "rlnMicrographName", TOMOGRAM_NAME, "rlnTomoReconstructedTomogram")
 """Columns whose cells may be files; a name of a tomogram is one only where it ends as volumes do."""
