@@ -32,7 +32,9 @@ from cryoclass.records import RECORD
 PROGRAM = (sys.executable, "-m", "cryoclass")
 NOT_COMPARED = re.compile(rf"times\.csv|checkpoint.*|{re.escape(RECORD)}|{re.escape(LOCK)}")
 LONGEST = 600  # seconds of one run
-PYTHON_STARTS = 0.5  # seconds in which Python itself answers Ctrl-C with a trace, before any line of ours runs
+PYTHON_STARTS = (
+    0.5  # seconds in which Python itself answers Ctrl-C with a trace, before any line of ours runs
+)
 TRIES = 4  # of a rerun on a disk that grows
 
 PRETRAIN = """

@@ -14,7 +14,7 @@ from cryoclass.readings import Site, positions_in, read_frame, sites_of
 from cryoclass.settings import Extraction
 from cryoclass.star.frames import Frame, xyz_to_zyx
 from cryoclass.tomograms import Tomogram
-from cryoclass.volumes.crop import crop, overlap
+from cryoclass.volumes.crop import crop, nearest_voxels, overlap
 from cryoclass.volumes.mrc import Volume, check_finite
 from cryoclass.volumes.normalise import normalise
 from cryoclass.volumes.pixels import agree
@@ -165,7 +165,7 @@ def place(site: Site, particles: Particles, settings: Extraction, frame: Frame) 
     positions = positions_in(frame, site, particles, settings.coords_angpix)
     if settings.shifts and particles.origins is not None:
         positions = positions - particles.origins[site.rows] / angpix
-    rounded = np.trunc(positions) if settings.relion_rounding else np.floor(positions + 0.5)
+    rounded = np.trunc(positions) if settings.relion_rounding else nearest_voxels(positions)
     return Placement(
         **vars(site),
         positions=positions,

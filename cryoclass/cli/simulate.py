@@ -17,7 +17,8 @@ def simulate(request: SimulateRequest) -> None:
     """Simulate tomograms, or particles, of known content.
 
     The species are phantoms of well-known complexes, or your own density maps. Poses are random; CTF, missing wedge
-    and noise are applied. Writes a coordinates STAR file in the dialect of your choice, and the truth.
+    and noise are applied. Writes a coordinates STAR file in the dialect of your choice, and the truth; with --truth also
+    each particle's clean density and mask, voxel for voxel on what extract cuts with the same --box.
 
     SNR is the variance of the clean density in a box round each particle (after CTF and missing wedge, mean over the
     tomogram's particles) over the variance of the noise.

@@ -19,7 +19,7 @@ WRITES = Writes(
     command="simulate",
     last=TRUTH,
     files=("coordinates.star", "particles.star"),
-    folders=("tomograms", "Subtomograms"),
+    folders=("tomograms", "Subtomograms", "Masks", "Densities"),
 )
 
 
@@ -35,6 +35,11 @@ class SimulateRequest(Request):
     )
     particles: bool = setting(
         False, flags=("--particles",), help="Write particles directly, without tomograms."
+    )
+    truth: bool = setting(
+        False,
+        flags=("--truth",),
+        help="Write of each particle its clean density, and a mask of it alone, as it lies in its box of --box pixels.",
     )
     settings: Simulation = Simulation()
 
@@ -67,7 +72,7 @@ def _simulate(request: SimulateRequest, place: Workplace, listener: Listener) ->
     enforce(check_disk(request.outdir, _bytes(request, len(shapes))), listener)
     place.begin()
     write = write_particles if request.particles else write_tomograms
-    return write(request.outdir, shapes, settings, listener.track)
+    return write(request.outdir, shapes, settings, listener.track, truth=request.truth)
 
 
 def _bytes(request: SimulateRequest, maps: int) -> int:
@@ -75,7 +80,9 @@ def _bytes(request: SimulateRequest, maps: int) -> int:
     from cryoclass.volumes.mrc import volume_bytes
 
     settings = request.settings
+    each = request.particles + 2 * request.truth  # subtomogram; mask and density
+    boxes = each * (settings.species or maps) * settings.per_species * volume_bytes(settings.box, "float32")
     if request.particles:
-        return (settings.species or maps) * settings.per_species * volume_bytes(settings.box, "float32")
+        return boxes
     voxel = 2 if settings.dialect == "warp" else 4
-    return settings.tomograms * voxel * math.prod(settings.size)
+    return boxes + settings.tomograms * voxel * math.prod(settings.size)

@@ -4,7 +4,7 @@ Volumes are [z, y, x]; positions x, y, z in pixels, the centre of the first voxe
 here; who wants dark particles turns the sign when writing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,12 @@ from cryoclass.errors import UsageError, VolumeError
 from cryoclass.settings import Simulation, Size3
 from cryoclass.simulation.optics import contrast_transfer, seen_by_tilts, transferred
 from cryoclass.simulation.rotations import random_rotations, relion_angles
+from cryoclass.star.tables import DECIMALS
+from cryoclass.volumes.crop import nearest_voxels
 
 Density = NDArray[np.float32]
+Keep = Callable[[int, Density], None]
+"""Sees each particle's number, from 1, and its density alone in its box [z, y, x], turned and moved as it lies there."""
 
 PICKING_ERROR = 1.0
 """Pixels along each axis by which a particle may lie off the centre of a box simulated on its own."""
@@ -137,8 +141,16 @@ def zyx_from_xyz(matrix: NDArray[Any]) -> NDArray[Any]:
     return matrix[::-1, ::-1]
 
 
+def forget(_number: int, _density: Density) -> None:
+    """Keep nothing."""
+
+
 def simulate_tomogram(
-    shapes: Mapping[str, Shape], species: Sequence[str], settings: Simulation, rng: np.random.Generator
+    shapes: Mapping[str, Shape],
+    species: Sequence[str],
+    settings: Simulation,
+    rng: np.random.Generator,
+    keep: Keep = forget,
 ) -> Seen:
     """Simulate one tomogram.
 
@@ -152,6 +164,8 @@ def simulate_tomogram(
         Size, optics and noise.
     rng
         Draws everything.
+    keep
+        Sees the particles go by.
 
     Raises
     ------
@@ -160,10 +174,11 @@ def simulate_tomogram(
     """
     positions = positions_in([shapes[name].radius for name in species], settings, rng)
     rotations = random_rotations(len(species), rng)
+    middles = box_middles(positions)
     clean = np.zeros(settings.size, np.float32)
-    for name, position, rotation in zip(species, positions, rotations, strict=True):
-        nearest = np.round(position).astype(int)
-        clean[_cube(nearest, settings.box)] += turned(shapes[name], rotation, position - nearest)
+    alone = _placed([shapes[name] for name in species], rotations, positions - middles, keep)
+    for middle, density in zip(middles, alone, strict=True):
+        clean[_cube(middle, settings.box)] += density
     defocus = rng.uniform(*settings.defocus)
     seen = seen_by_tilts(settings.size, settings.tilt)
     signal = transferred(clean, contrast_transfer(settings.size, settings, defocus) * seen)
@@ -178,7 +193,11 @@ def simulate_tomogram(
 
 
 def simulate_boxes(
-    shapes: Mapping[str, Shape], species: Sequence[str], settings: Simulation, rng: np.random.Generator
+    shapes: Mapping[str, Shape],
+    species: Sequence[str],
+    settings: Simulation,
+    rng: np.random.Generator,
+    keep: Keep = forget,
 ) -> Seen:
     """Simulate the particles of one tomogram each in a box of its own, without the tomogram.
 
@@ -191,12 +210,8 @@ def simulate_boxes(
     defocus = rng.uniform(*settings.defocus)
     cube: Size3 = (settings.box,) * 3
     weights = contrast_transfer(cube, settings, defocus) * seen_by_tilts(cube, settings.tilt)
-    signal = np.stack(
-        [
-            transferred(turned(shapes[name], rotation, offset), weights)
-            for name, rotation, offset in zip(species, rotations, offsets, strict=True)
-        ]
-    )
+    alone = _placed([shapes[name] for name in species], rotations, offsets, keep)
+    signal = np.stack([transferred(density, weights) for density in alone])
     variance = float(signal.var(axis=(1, 2, 3), dtype=np.float64).mean())
     noise = np.stack([noise_for(variance / settings.snr, cube, settings.tilt, rng) for _ in species])
     return Seen(
@@ -205,6 +220,24 @@ def simulate_boxes(
         signal=signal,
         noise=noise,
     )
+
+
+def _placed(
+    shapes: Sequence[Shape], rotations: NDArray[Any], offsets: NDArray[Any], keep: Keep
+) -> Iterator[Density]:
+    """Yield the density of each particle alone in its box, after ``keep`` has seen it."""
+    for number, (shape, rotation, offset) in enumerate(zip(shapes, rotations, offsets, strict=True), 1):
+        density = turned(shape, rotation, offset)
+        keep(number, density)
+        yield density
+
+
+def box_middles(positions: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the voxels x, y, z (n, 3) round which ``extract`` cuts the boxes of particles at ``positions`` (n, 3).
+
+    It reads positions from a table, where they are rounded.
+    """
+    return nearest_voxels(np.round(positions, DECIMALS)).astype(np.int64)
 
 
 def _particles(
@@ -221,7 +254,7 @@ def _particles(
 
 def signal_variance(signal: Density, positions: NDArray[Any], box: int) -> float:
     """Return the variance within a cube of ``box`` pixels round each position (x, y, z), mean over the cubes."""
-    cubes = [_cube(np.round(position).astype(int), box) for position in positions]
+    cubes = [_cube(middle, box) for middle in box_middles(positions)]
     return float(np.mean([signal[cube].var(dtype=np.float64) for cube in cubes]))
 
 
@@ -232,9 +265,9 @@ def noise_for(variance: float, size: Size3, tilt: float, rng: np.random.Generato
     return noise * np.float32(np.sqrt(variance / noise.var(dtype=np.float64)))
 
 
-def _cube(nearest_xyz: NDArray[Any], box: int) -> tuple[slice, ...]:
+def _cube(middle_xyz: NDArray[Any], box: int) -> tuple[slice, ...]:
     """Return the slices z, y, x of the cube round a voxel x, y, z."""
-    return tuple(slice(int(i) - box // 2, int(i) - box // 2 + box) for i in nearest_xyz[::-1])
+    return tuple(slice(int(i) - box // 2, int(i) - box // 2 + box) for i in middle_xyz[::-1])
 
 
 def positions_in(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,21 +11,25 @@ from numpy.typing import NDArray
 
 from cryoclass.errors import UsageError
 from cryoclass.files import together
+from cryoclass.particles import IMAGE
 from cryoclass.progress import Track, silent
 from cryoclass.settings import Simulation
 from cryoclass.simulation.phantoms import first_names
 from cryoclass.simulation.tomogram import (
+    Keep,
     Seen,
     Shape,
+    forget,
     prepare_shapes,
     simulate_boxes,
     simulate_tomogram,
 )
+from cryoclass.simulation.truth import truth_names, volume_name, write_truth
 from cryoclass.star.tables import Table, write_tables
 from cryoclass.volumes.mrc import write_volume
 
 Density = NDArray[np.float32]
-Simulate = Callable[[Mapping[str, Shape], Sequence[str], Simulation, np.random.Generator], Seen]
+Simulate = Callable[[Mapping[str, Shape], Sequence[str], Simulation, np.random.Generator, Keep], Seen]
 
 LABEL_COLUMN = "cryoclassLabel"
 UNLABELLED = "unlabelled"
@@ -60,7 +65,10 @@ class Simulated:
 
 @dataclass(frozen=True, kw_only=True)
 class _Rows:
-    """The columns of all particles, in row order, that the tables are made of; ``images`` only for boxes."""
+    """The columns of all particles, in row order, that the tables are made of.
+
+    ``images`` and ``truth`` are columns that name volumes; both are empty where there are none.
+    """
 
     tomograms: list[str]
     picked: NDArray[Any]
@@ -68,11 +76,17 @@ class _Rows:
     angles: NDArray[Any]
     defocus: NDArray[Any]
     species: list[str]
-    images: list[str]
+    images: dict[str, list[str]]
+    truth: dict[str, list[str]]
 
 
 def write_tomograms(
-    outdir: Path, densities: Mapping[str, Density], settings: Simulation, track: Track = silent
+    outdir: Path,
+    densities: Mapping[str, Density],
+    settings: Simulation,
+    track: Track = silent,
+    *,
+    truth: bool = False,
 ) -> Simulated:
     """Write ``tomograms/TS_01.mrc`` ..., ``coordinates.star`` and ``truth.star``.
 
@@ -89,6 +103,8 @@ def write_tomograms(
         Everything else.
     track
         Sees the tomograms go by.
+    truth
+        Write ``Masks/`` and ``Densities/`` too: of each particle what it truly is in the box that ``extract`` cuts round it.
 
     Raises
     ------
@@ -100,16 +116,24 @@ def write_tomograms(
     warp = settings.dialect == "warp"
     dtype: Literal["float16", "float32"] = "float16" if warp else "float32"
     volumes, parts = [], []
-    for name, seen in _each_tomogram(densities, settings, simulate_tomogram, track):
+    for name, seen in _each_tomogram(
+        densities, settings, simulate_tomogram, track, outdir if truth else None
+    ):
         file = f"{name}_{settings.angpix:.2f}Apx.mrc" if warp else f"{name}.mrc"
         volumes.append(outdir / "tomograms" / file)
         write_volume(volumes[-1], seen.volume if warp else -seen.volume, settings.angpix, dtype)
-        parts.append(_rows(_tomogram_key(name, settings), seen, []))
+        known = truth_names(name, len(seen.particles)) if truth else {}
+        parts.append(_rows(_tomogram_key(name, settings), seen, {}, known))
     return _write_stars(outdir / "coordinates.star", _joined(parts), settings, volumes)
 
 
 def write_particles(
-    outdir: Path, densities: Mapping[str, Density], settings: Simulation, track: Track = silent
+    outdir: Path,
+    densities: Mapping[str, Density],
+    settings: Simulation,
+    track: Track = silent,
+    *,
+    truth: bool = False,
 ) -> Simulated:
     """Write ``Subtomograms/TS_01/TS_01_000001.mrc`` ..., ``particles.star`` and ``truth.star``, without tomograms.
 
@@ -117,19 +141,28 @@ def write_particles(
     in :func:`write_tomograms`.
     """
     volumes, parts = [], []
-    for name, seen in _each_tomogram(densities, settings, simulate_boxes, track):
-        images = [f"Subtomograms/{name}/{name}_{i:06d}.mrc" for i in range(1, len(seen.particles) + 1)]
+    for name, seen in _each_tomogram(densities, settings, simulate_boxes, track, outdir if truth else None):
+        count = len(seen.particles)
+        images = [volume_name("Subtomograms", name, number) for number in range(1, count + 1)]
         for image, box in zip(images, seen.volume, strict=True):
             volumes.append(outdir / image)
             write_volume(volumes[-1], box, settings.angpix)
-        parts.append(_rows(_tomogram_key(name, settings), seen, images))
+        known = truth_names(name, count) if truth else {}
+        parts.append(_rows(_tomogram_key(name, settings), seen, {IMAGE: images}, known))
     return _write_stars(outdir / "particles.star", _joined(parts), settings, volumes)
 
 
 def _each_tomogram(
-    densities: Mapping[str, Density], settings: Simulation, simulate: Simulate, track: Track
+    densities: Mapping[str, Density],
+    settings: Simulation,
+    simulate: Simulate,
+    track: Track,
+    truth: Path | None,
 ) -> Iterator[tuple[str, Seen]]:
-    """Yield the name and content of every tomogram; each has a random generator of its own."""
+    """Yield the name and content of every tomogram; each has a random generator of its own.
+
+    What its particles truly are is written into the folder ``truth``, where one is given, as they are placed.
+    """
     names = first_names(densities, settings.species)
     if not names:
         raise UsageError("there is no density to simulate.", "Give a folder with maps, or leave --maps out.")
@@ -138,10 +171,9 @@ def _each_tomogram(
     digits = max(2, len(str(settings.tomograms)))
     for index in track(range(settings.tomograms), "Simulating tomograms", settings.tomograms):
         rng = np.random.default_rng([settings.seed, index])
-        yield (
-            f"TS_{index + 1:0{digits}d}",
-            simulate(shapes, rng.permutation(shares[index]).tolist(), settings, rng),
-        )
+        name = f"TS_{index + 1:0{digits}d}"
+        keep = forget if truth is None else partial(write_truth, truth, settings.angpix, name)
+        yield name, simulate(shapes, rng.permutation(shares[index]).tolist(), settings, rng, keep)
 
 
 def share_out(names: Sequence[str], settings: Simulation) -> list[list[str]]:
@@ -186,7 +218,7 @@ def shown_labels(species: Sequence[str], settings: Simulation) -> list[str]:
     return [str(label) for label in labels]
 
 
-def _rows(tomogram: str, seen: Seen, images: list[str]) -> _Rows:
+def _rows(tomogram: str, seen: Seen, images: dict[str, list[str]], truth: dict[str, list[str]]) -> _Rows:
     particles = seen.particles
     return _Rows(
         tomograms=[tomogram] * len(particles),
@@ -196,6 +228,7 @@ def _rows(tomogram: str, seen: Seen, images: list[str]) -> _Rows:
         defocus=np.full(len(particles), 1e4 * seen.defocus),  # angstroms
         species=[p.species for p in particles],
         images=images,
+        truth=truth,
     )
 
 
@@ -207,8 +240,13 @@ def _joined(parts: list[_Rows]) -> _Rows:
         angles=np.concatenate([part.angles for part in parts]),
         defocus=np.concatenate([part.defocus for part in parts]),
         species=[name for part in parts for name in part.species],
-        images=[image for part in parts for image in part.images],
+        images=_joined_columns([part.images for part in parts]),
+        truth=_joined_columns([part.truth for part in parts]),
     )
+
+
+def _joined_columns(parts: list[dict[str, list[str]]]) -> dict[str, list[str]]:
+    return {label: [cell for part in parts for cell in part[label]] for label in parts[0]}
 
 
 def _tomogram_key(name: str, settings: Simulation) -> str:
@@ -234,9 +272,8 @@ def _write_stars(star: Path, rows: _Rows, settings: Simulation, volumes: list[Pa
 
 def _tables(rows: _Rows, labels: list[str], settings: Simulation) -> dict[str, Table]:
     """Return the blocks of the particle table in the dialect asked for."""
-    columns = {"rlnMicrographName": rows.tomograms} | _coordinates(rows.picked)
-    if rows.images:
-        columns["rlnImageName"] = rows.images
+    columns: dict[str, Any] = {"rlnMicrographName": rows.tomograms} | _coordinates(rows.picked)
+    columns |= rows.images | rows.truth
     if settings.dialect == "relion31":
         columns["rlnOpticsGroup"] = [1] * len(labels)
         return {
@@ -289,4 +326,4 @@ def _truth_columns(rows: _Rows, settings: Simulation) -> dict[str, Any]:
     columns |= {f"rlnAngle{name}": rows.angles[:, i] for i, name in enumerate(("Rot", "Tilt", "Psi"))}
     columns |= {"rlnDefocusU": rows.defocus, "rlnDefocusV": rows.defocus}
     columns["rlnPixelSize"] = [settings.angpix] * len(rows.species)
-    return columns | {LABEL_COLUMN: rows.species}
+    return columns | rows.truth | {LABEL_COLUMN: rows.species}

@@ -15,6 +15,9 @@ from cryoclass.star.document import quote
 
 Table = Mapping[str, Any]
 
+DECIMALS = 6
+"""Of every float in a table."""
+
 
 def write_tables(path: Path, tables: Mapping[str, Table], version: int | None = None) -> None:
     """Write blocks that RELION, Warp and starfile read alike.
@@ -25,7 +28,7 @@ def write_tables(path: Path, tables: Mapping[str, Table], version: int | None = 
         The new STAR file.
     tables
         Block name to table. A table whose values are sequences becomes a loop, otherwise a list block. Integers are
-        written without decimals, floats with six, booleans as 0 and 1 (RELION reads ``True`` and ``nan`` as 0).
+        written without decimals, floats with :data:`DECIMALS`, booleans as 0 and 1 (RELION reads ``True`` and ``nan`` as 0).
     version
         RELION's ``# version`` number (30001 for 3.1 and 4, 50001 for 5), before every block. RELION refuses a
         particle file that has one but no ``data_optics``.
@@ -69,4 +72,4 @@ def _cell(value: Any, *, first: bool = False) -> str:
         return str(int(value))
     if not np.isfinite(value):
         raise ValueError(f"{value} cannot stand in a STAR file: RELION reads it as 0.")
-    return f"{float(value):.6f}"
+    return f"{float(value):.{DECIMALS}f}"

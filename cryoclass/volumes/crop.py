@@ -8,6 +8,11 @@ Overlap = Literal["inside", "partial", "outside"]
 Index3 = tuple[int, int, int]
 
 
+def nearest_voxels(positions: np.ndarray) -> np.ndarray:
+    """Return the voxels, still as floats, in which positions lie; one right between two lies in the higher one."""
+    return np.floor(positions + 0.5)
+
+
 def crop(volume: np.ndarray, centre: Index3, box: int) -> np.ndarray:
     """Cut a cube; outside the volume the nearest voxel is repeated, as ``relion_preprocess`` does.
 

@@ -1,0 +1,68 @@
+"""What a particle truly is, voxel by voxel: its clean density, and the mask of the particle alone."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryoclass.file_names import numbered_path
+from cryoclass.star.names import DENSITY_COLUMN, MASK_COLUMN
+from cryoclass.volumes.mrc import write_volume
+
+FOLDERS = {MASK_COLUMN: "Masks", DENSITY_COLUMN: "Densities"}
+"""Where the files lie that a column names."""
+
+MASK_SHARE = 0.03
+"""Share of its maximum above which a density belongs to the particle.
+
+Measured on the twelve phantoms in random poses, at 5 to 20 angstroms per pixel: the mask holds at least 98.3 % of the mass of
+each and is one piece; the ripples of the splines that turn a density reach 1.1 % where nothing should be. Of 400 invented
+species, sums of Gaussians whose tails go on for ever, it holds 96 % in the mean and 91 % in the worst; at 0.05 that would
+be 93 % and 86 %."""
+
+
+def particle_mask(density: NDArray[Any]) -> NDArray[np.float32]:
+    """Return 1 where a density belongs to the particle, else 0.
+
+    Parameters
+    ----------
+    density
+        One particle without anything else, protein positive, background 0: [z, y, x]; or many, [..., z, y, x], each of which
+        has a maximum of its own.
+    """
+    highest = density.max(axis=(-3, -2, -1), keepdims=True)
+    return np.asarray(density > MASK_SHARE * highest, dtype=np.float32)
+
+
+def volume_name(folder: str, tomogram: str, number: int) -> str:
+    """Return what a table beside ``folder`` calls the volume of a particle, numbered from 1 within its tomogram."""
+    return numbered_path(Path(folder), tomogram, number).as_posix()
+
+
+def truth_names(tomogram: str, count: int) -> dict[str, list[str]]:
+    """Return the columns that name what :func:`write_truth` writes for the particles of a tomogram."""
+    return {
+        column: [volume_name(folder, tomogram, number) for number in range(1, count + 1)]
+        for column, folder in FOLDERS.items()
+    }
+
+
+def write_truth(
+    outdir: Path, angpix: float, tomogram: str, number: int, density: NDArray[np.float32]
+) -> None:
+    """Write mask and density of one particle.
+
+    Parameters
+    ----------
+    outdir
+        Holds the folders ``Masks`` and ``Densities``.
+    angpix
+        Pixel size in angstroms.
+    tomogram, number
+        Which particle; numbers count from 1 within a tomogram.
+    density
+        The particle alone [z, y, x], as it lies in its box.
+    """
+    for column, volume in ((MASK_COLUMN, particle_mask(density)), (DENSITY_COLUMN, density)):
+        write_volume(outdir / volume_name(FOLDERS[column], tomogram, number), volume, angpix)
