@@ -74,10 +74,12 @@ def voxel_scores(judged: Arrays, names: tuple[str, ...]) -> VoxelScores | None:
     return VoxelScores(count=int(known.sum()), figures={name: Mean.of(judged[name][known]) for name in names})
 
 
-def voxel_head(width: int) -> nn.Conv3d:
-    """Return a head that says one number of each voxel, the same of all at first."""
+def voxel_head(width: int, first: float = 0.0) -> nn.Conv3d:
+    """Return a head that says one number of each voxel, at first ``first`` of all."""
     head = nn.Conv3d(width, 1, 1)
-    nn.init.zeros_(head.weight)
+    with torch.no_grad():
+        for weight, value in zip(head.parameters(), (0.0, first), strict=True):
+            weight.fill_(value)
     return head
 
 

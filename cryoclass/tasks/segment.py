@@ -34,9 +34,7 @@ class Segment(Task):
 
     def make_head(self, width: int, classes: int) -> nn.Module:  # noqa: ARG002 - one particle, whatever its class
         """Return a convolution from the map to one number a voxel; at first, few voxels belong to the particle."""
-        head = voxel_head(width)
-        nn.init.constant_(head.bias, PRIOR)
-        return head
+        return voxel_head(width, PRIOR)
 
     def say(self, head: nn.Module, features: Features) -> Said:
         """Return the logits (N, D, H, W)."""
