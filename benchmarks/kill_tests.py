@@ -46,7 +46,7 @@ from cryoclass.jobs.pretrain import PretrainRequest, pretrain
 from cryoclass.settings import Invention, Pretraining, Yardsticks
 from cryoclass.stopping import Stopped
 streams.protect()
-small = Yardsticks(reference=50, held_out=6, sharpening_species=4, sharpening_batches=(2, 2))
+small = Yardsticks(reference=50, held_out_species=6, sharpening_species=4, sharpening_batches=(2, 2))
 request = PretrainRequest(outdir=Path("Out"), device="cpu", num_workers=1, overwrite=True,
     pretraining=Pretraining(steps=60, species=4, views=2), invention=Invention(box=16), yardsticks=small)
 try:
