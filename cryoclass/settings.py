@@ -460,6 +460,7 @@ class Split(Settings):
     test_fraction: float = setting(
         0.2, help="Share held out for the reported scores; 0 for none.", minimum=0, maximum=0.9
     )
+    least_classes: int = 2  # no option: one is enough where no classes are told
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -151,7 +151,7 @@ def _finetune(request: FinetuneRequest, place: Workplace, listener: Listener) ->
     labelled = read_labelled(arguments, request.label_column, needed="classify" in recipe.tasks)
     enforce(check_class_names(labelled.classes), listener)
     boxes = _open(labelled, request, workers, listener)
-    assignment = _share_out(labelled, boxes, request, listener)
+    assignment = _share_out(labelled, boxes, recipe.tasks, request, listener)
     _warn_of_domain(boxes, recipe, request.start, listener)
     listener.tell(_plan(labelled, assignment))
     examples = LabelledBoxes(
@@ -229,7 +229,11 @@ def _truths(
 
 
 def _share_out(
-    labelled: "Labelled", boxes: "Boxes", request: FinetuneRequest, listener: Listener
+    labelled: "Labelled",
+    boxes: "Boxes",
+    tasks: Sequence[str],
+    request: FinetuneRequest,
+    listener: Listener,
 ) -> "Assignment":
     """Decide which rows take which part; those of one particle take the same, and must have the same class."""
     from cryoclass.checks.findings import enforce
@@ -239,7 +243,8 @@ def _share_out(
     labels, classes = labelled.labels, labelled.classes
     same = same_particles(labelled.tables, boxes.source)
     enforce(check_identity(labelled.tables, same, labels, classes), listener)
-    return assign_parts(labels, labelled.tomograms, request.split, request.training.seed, classes, same)
+    split = request.split.replace(least_classes=2 if "classify" in tasks else 1)
+    return assign_parts(labels, labelled.tomograms, split, request.training.seed, classes, same)
 
 
 def _warn_of_domain(boxes: "Boxes", recipe: "Recipe", start: Start, listener: Listener) -> None:

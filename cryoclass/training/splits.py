@@ -102,7 +102,7 @@ def assign_parts(
         tomograms=np.unique(np.asarray(tomograms)[rows], return_inverse=True)[1],
         fractions=_fractions(settings),
     )
-    _check_classes(labelled)
+    _check_classes(labelled, settings.least_classes)
     mode, chosen, reason = _choose(labelled, settings.split, np.random.default_rng(seed))
     parts = np.full(len(labels), "", dtype="<U5")
     parts[labelled_rows] = np.asarray(PARTS)[chosen][particle]
@@ -137,14 +137,14 @@ def _choose(
     return "tomogram", whole, reason
 
 
-def _check_classes(labelled: _Labelled) -> None:
+def _check_classes(labelled: _Labelled, least: int) -> None:
     names, counts, parts = labelled.names, np.bincount(labelled.codes), labelled.part_count
     if len(names) == 0:
         raise ParticleError(
             "No particle has a label; training needs at least two classes.",
             "Name the column that holds the classes with --label-column.",
         )
-    if len(names) == 1:
+    if len(names) < least:
         raise ParticleError(
             f"All {counts[0]} labelled particles are of class {names[0]!r}; training needs at least two classes.",
             "Add particles of another class, such as false positives.",
