@@ -1,14 +1,13 @@
 """The multi-task network of Liu et al. (2018, arXiv:1805.06332): class, mask and density from one encoder; random start.
 
 Facts from aitom's ``cnn/mult_task``, of which the segmentation network alone is public (SSN3DED, 2,857,762 values). There the last
-convolution of the decoder goes from 32 maps to the 2 of its mask. Here it goes to 32, and each task reads its own number of
-them: with nothing but a sum between the two, that computes what the paper's convolution can.
+convolution of the decoder goes from 32 maps to the 2 of its mask. Here it goes to 32, of which each task's head is a weighted sum:
+together they compute what that convolution can, for each task.
 """
 
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cryoclass.backbones.decoder import Decoder, resized
