@@ -41,11 +41,18 @@ class Classifier(nn.Module):
     tasks
         What it shall say.
 
+    Attributes
+    ----------
+    brought
+        Names of the parts that speak of voxels and come from a donor: ``decoder``, and tasks.
+
     Raises
     ------
     UsageError
         The backbone is not known, or hands out no feature maps and a task needs them.
     """
+
+    brought: frozenset[str] = frozenset()
 
     def __init__(self, backbone_name: str, classes: int, tasks: Sequence[Task] = (CLASSIFY,)) -> None:
         super().__init__()
@@ -97,11 +104,19 @@ class Classifier(nn.Module):
         part.decoder = self.decoder if any(task.dense for task in part.tasks) else None
         return part
 
-    def voxel_parameters(self) -> Iterator[nn.Parameter]:
-        """Yield the weights of all that speaks of voxels, which no backbone brings along."""
-        parts = [self.decoder, *(self.heads[task.name] for task in self.tasks if task.dense)]
-        for part in filter(None, parts):
-            yield from part.parameters()
+    def voxel_parts(self) -> dict[str, nn.Module]:
+        """Return all that speaks of voxels, which no backbone brings along: the decoder, and heads by task."""
+        if self.decoder is None:
+            return {}
+        return {"decoder": self.decoder} | {
+            task.name: self.heads[task.name] for task in self.tasks if task.dense
+        }
+
+    def fresh_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the weights of those of them that no donor has brought either."""
+        for name, part in self.voxel_parts().items():
+            if name not in self.brought:
+                yield from part.parameters()
 
     def _width(self, task: Task) -> int:
         return self.decoder.width if self.decoder is not None and task.dense else self.backbone.width
@@ -169,7 +184,7 @@ def start_classifier(
     as_pretrained: bool = False,
     track: Track = silent,
 ) -> Classifier:
-    """Give a classifier the backbone that it is to be fine-tuned from, and return it; all else stays random.
+    """Give a classifier what it is to be fine-tuned from, and return it; all else stays random.
 
     Parameters
     ----------
@@ -177,7 +192,8 @@ def start_classifier(
         Randomly initialised; its backbone is replaced.
     init, weights, as_pretrained, track
         As for :func:`cryoclass.backbones.registry.load_backbone`; ``init`` may also be a model folder, whose backbone
-        is taken over.
+        is taken over, and so are its decoder and its heads for voxels where both classifiers have them. The head for
+        classes is not: they may be others.
 
     Raises
     ------
@@ -189,14 +205,15 @@ def start_classifier(
             classifier.backbone_name, init=init, weights=weights, as_pretrained=as_pretrained, track=track
         )
     elif weights is None:
-        _take_backbone(classifier, init)
+        _take_over(classifier, init)
     else:
         raise UsageError(f"--init {init} and --weights contradict each other.", "Leave one of them out.")
     return classifier
 
 
-def _take_backbone(classifier: Classifier, folder: Path) -> None:
+def _take_over(classifier: Classifier, folder: Path) -> None:
     donor, card = load_model(folder)
+    given, wanted = donor.voxel_parts(), classifier.voxel_parts()
     try:
         classifier.backbone.load_state_dict(donor.backbone.state_dict(), strict=True)
         classifier.backbone.facts = donor.backbone.facts
@@ -205,6 +222,9 @@ def _take_backbone(classifier: Classifier, folder: Path) -> None:
             f"{folder} holds a {card.backbone}, which does not fit the backbone that was asked for.",
             f"Use --backbone {card.backbone}.",
         ) from error
+    classifier.brought = frozenset(given.keys() & wanted.keys())
+    for name in classifier.brought:
+        wanted[name].load_state_dict(given[name].state_dict(), strict=True)
 
 
 # ---------------------------------------------------------------------------------------- model folder

@@ -517,7 +517,7 @@ class Start(NetworkInput):
 
     @property
     def donor(self) -> Path | None:
-        """The model folder whose backbone is taken over; None where ``init`` is a word for something else."""
+        """The model folder that is taken over from; None where ``init`` is a word for something else."""
         return None if self.init in get_args(Init) else Path(self.init)
 
 

@@ -9,6 +9,7 @@ from torchvision.models.video import mvit, resnet, s3d, swin_transformer
 from cryoclass.backbones import resnet3d
 from cryoclass.backbones.autoencoding import Autoencoding
 from cryoclass.backbones.inflated import InflatedSwin
+from cryoclass.backbones.mtl_cect import MtlCect
 from cryoclass.backbones.rb3d import Rb3d
 from cryoclass.backbones.registry import BACKBONES
 from cryoclass.backbones.res32 import Res32
@@ -91,6 +92,7 @@ SIBLINGS = {
     "vjepa2": lambda channels: Vjepa2(channels, **FEW_LAYERS),
     "rb3d": Rb3d,
     "autoencoding3d": Autoencoding,
+    "mtl-cect": MtlCect,
     "res32": Res32,
 }
 
@@ -109,6 +111,7 @@ KINDS = {
     "vjepa2": "vjepa2",
     "rb3d": "rb3d",
     "autoencoding3d": "autoencoding3d",
+    "mtl-cect": "mtl-cect",
     "res32": "res32",
 }
 

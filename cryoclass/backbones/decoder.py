@@ -1,5 +1,6 @@
 """From a backbone's feature maps back to the grid of the box: what masks and densities are read from."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -12,7 +13,23 @@ WIDTHS = (16, 24, 48, 64, 96)
 COARSEST = len(WIDTHS) - 1
 
 
-class Decoder(nn.Module):
+class Decoder(nn.Module, ABC):
+    """What brings feature maps to the grid of the box.
+
+    Attributes
+    ----------
+    width
+        Channels of what comes out.
+    """
+
+    width: int
+
+    @abstractmethod
+    def forward(self, maps: Sequence[Tensor], grey: Tensor) -> Tensor:
+        """Turn feature maps, the finest first, and boxes ``(N, 1, D, H, W)`` into ``(N, width, D, H, W)``."""
+
+
+class BoxDecoder(Decoder):
     """Feature maps, the deepest first, each brought to its share of the box's own sides and joined by a convolution.
 
     Networks see boxes enlarged or shrunk, so that the sizes of their maps say nothing of the box. The deepest map is taken at a
@@ -22,11 +39,6 @@ class Decoder(nn.Module):
     ----------
     channels
         Of each feature map, the finest first; at most five maps.
-
-    Attributes
-    ----------
-    width
-        Channels of what comes out.
     """
 
     width = WIDTHS[0]
@@ -53,7 +65,7 @@ class Decoder(nn.Module):
         at = dict(zip(self.narrowed, maps, strict=True))
         x = self._taken(COARSEST, at, grey)
         for level in reversed(range(COARSEST)):
-            parts = [_resized(x, _sides(grey, level))]
+            parts = [resized(x, _sides(grey, level))]
             if str(level) in at:
                 parts.append(self._taken(level, at, grey))
             if level == 0:
@@ -67,7 +79,7 @@ class Decoder(nn.Module):
         return WIDTHS[level + 1] + own + (level == 0)
 
     def _taken(self, level: int, at: dict[str, Tensor], grey: Tensor) -> Tensor:
-        return _resized(self.narrowed[str(level)](at[str(level)]), _sides(grey, level))
+        return resized(self.narrowed[str(level)](at[str(level)]), _sides(grey, level))
 
 
 def _sides(grey: Tensor, level: int) -> tuple[int, ...]:
@@ -76,8 +88,9 @@ def _sides(grey: Tensor, level: int) -> tuple[int, ...]:
     return tuple((side + step - 1) // step for side in grey.shape[2:])
 
 
-def _resized(x: Tensor, sides: tuple[int, ...]) -> Tensor:
-    return F.interpolate(x, size=sides, mode="trilinear", align_corners=False)
+def resized(x: Tensor, sides: Sequence[int]) -> Tensor:
+    """Turn ``(N, C, d, h, w)`` into ``(N, C, *sides)``, linear between the middles of voxels."""
+    return F.interpolate(x, size=list(sides), mode="trilinear", align_corners=False)
 
 
 def _standard(grey: Tensor) -> Tensor:

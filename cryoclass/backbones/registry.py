@@ -6,6 +6,7 @@ from pathlib import Path
 from cryoclass.backbones import (
     autoencoding,
     inflated,
+    mtl_cect,
     r2plus1d34,
     rb3d,
     res32,
@@ -23,7 +24,18 @@ from cryoclass.errors import ModelError, UsageError
 from cryoclass.progress import Track, silent
 from cryoclass.settings import Init
 
-FAMILIES = (res32, resnet3d, torchvision_video, r2plus1d34, vivit, vjepa2, inflated, rb3d, autoencoding)
+FAMILIES = (
+    res32,
+    resnet3d,
+    torchvision_video,
+    r2plus1d34,
+    vivit,
+    vjepa2,
+    inflated,
+    rb3d,
+    autoencoding,
+    mtl_cect,
+)
 
 BACKBONES: dict[str, BackboneSpec] = {spec.name: spec for family in FAMILIES for spec in family.SPECS}
 

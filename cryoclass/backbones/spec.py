@@ -13,7 +13,7 @@ from types import ModuleType
 
 from torch import Tensor, nn
 
-from cryoclass.backbones.decoder import Decoder
+from cryoclass.backbones.decoder import BoxDecoder, Decoder
 from cryoclass.card import WeightFacts
 from cryoclass.errors import UsageError
 from cryoclass.settings import Intensity, NetworkInput, Preparation, Size3
@@ -73,7 +73,7 @@ class Backbone(nn.Module, ABC):
         """
         if not self.map_channels:
             raise no_feature_maps(self)
-        return Decoder(self.map_channels)
+        return BoxDecoder(self.map_channels)
 
 
 def no_feature_maps(backbone: Backbone) -> UsageError:

@@ -320,7 +320,7 @@ def _optimizer(classifier: Classifier, balance: Balance, recipe: Recipe) -> torc
     if recipe.freeze:
         classifier.backbone.requires_grad_(False)
     weights = [weight for weight in classifier.parameters() if weight.requires_grad]
-    fresh = [*classifier.voxel_parameters(), *balance.parameters()]
+    fresh = [*classifier.fresh_parameters(), *balance.parameters()]
     known = {id(weight) for weight in fresh}
     groups = [
         {"params": [weight for weight in weights if id(weight) not in known], "pace": 1.0},
