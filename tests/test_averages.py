@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from cli_helpers import table
 
 from cryoclass.averages import WrittenVolumes, class_averages
@@ -309,6 +310,15 @@ def test_predict_writes_the_mean_of_each_class(predicted):
             assert not np.allclose(read_map(Path(f"{stems[name]}_{kind}_turned.mrc")).data, mean.data)
 
 
+@pytest.fixture
+def own_threads():
+    """Give torch its threads back: -j holds for the whole process."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("own_threads")
 def test_their_bytes_are_those_of_any_number_of_threads(predicted):
     assert predicted("--averages", "-j", 1).status == 0
     one = written()
