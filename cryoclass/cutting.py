@@ -41,6 +41,11 @@ class Placement(Site):
     centres: np.ndarray
     plan: RescalePlan
 
+    @property
+    def remainders(self) -> np.ndarray:
+        """Where the particles lie from the centres of their boxes (m, 3) x, y, z in angstroms."""
+        return np.asarray((self.positions - self.centres) * self.geometry.angpix)
+
 
 class TomogramSource:
     """Boxes cut from tomograms on the fly, exactly as ``extract`` writes them.

@@ -257,7 +257,7 @@ def _places(source: TomogramSource, frame: Frame, *, centres: bool) -> np.ndarra
         rows, geometry = placement.rows, placement.geometry
         to_voxel = affine(frame, geometry, source.angpix, None if unbinned is None else unbinned[rows])
         coordinates[rows] = to_voxel.coordinate(placement.centres if centres else placement.positions)
-        remainder[rows] = (placement.positions - placement.centres) * geometry.angpix
+        remainder[rows] = placement.remainders
     return both
 
 

@@ -11,7 +11,14 @@ import numpy as np
 
 from cryoclass.errors import ParticleError
 from cryoclass.numerals import number
-from cryoclass.star.extracted import BoxPlaces, ExtractedBoxes, frames_to_write, with_boxes, with_places
+from cryoclass.star.extracted import (
+    OFFSETS,
+    BoxPlaces,
+    ExtractedBoxes,
+    frames_to_write,
+    with_boxes,
+    with_places,
+)
 from cryoclass.star.frames import Frame, origins_in_tomogram
 from cryoclass.star.names import (
     DENSITY_COLUMN,
@@ -32,6 +39,7 @@ TOMOGRAM_NAME = "rlnTomoName"
 PATH_COLUMNS = (*IMAGE_COLUMNS, "rlnMicrographName", TOMOGRAM_NAME, "rlnTomoReconstructedTomogram")
 """Columns whose cells may be files; a name of a tomogram is one only where it ends as volumes do."""
 
+ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 LABEL_COLUMNS = ("cryoclassLabel", "rlnClassNumber")
 UNLABELLED = {
     "",
@@ -207,6 +215,22 @@ class Particles:
     def orientation(self) -> np.ndarray | None:
         """How subtomograms are rotated in their tomograms (n, 3): rot, tilt, psi in degrees; ``None`` for not at all."""
         return self.file.orientation()
+
+    @cached_property
+    def angles(self) -> np.ndarray | None:
+        """How particles lie in their boxes (n, 3): rot, tilt, psi in degrees; ``None`` where the file does not say."""
+        return self.numbers(ANGLES) if all(map(self.has, ANGLES)) else None
+
+    @cached_property
+    def box_offsets(self) -> np.ndarray:
+        """Where particles lie from the centres of the boxes that the file names (n, 3) x, y, z in angstroms, in the boxes' axes.
+
+        Origins say it where there are some: refined against boxes, they hold what ``extract`` had left over too.
+        """
+        origins = self.file.origins()
+        if origins is not None:
+            return -origins
+        return self.numbers(OFFSETS) if all(map(self.has, OFFSETS)) else np.zeros((len(self), 3))
 
     # ---------------------------------------------------------------------------------------- optics
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from cryoclass.particles import Particles
 from cryoclass.star.names import spelled
 from cryoclass.star.optimisation import read_set
 from cryoclass.star.tables import write_tables
+
+if TYPE_CHECKING:
+    from cryoclass.averages import ClassAverage
 
 # What reads the usual table must not go on where too many particles are missing.
 INCOMPLETE = "particles_incomplete.star"
@@ -133,11 +136,14 @@ class Told:
         Their names.
     volumes
         By the name of the output, the file of each row as the table is to name it; ``None`` in words where there is none.
+    averages
+        Of the classes, where they were asked for.
     """
 
     decisions: Decisions | None
     classes: tuple[str, ...]
     volumes: Mapping[str, list[str]]
+    averages: Sequence["ClassAverage"] = ()
 
     @property
     def decided(self) -> Decisions:
@@ -251,10 +257,7 @@ def write_classes(path: Path, assigned: np.ndarray, classes: Sequence[str]) -> N
 
 def write_split(outdir: Path, table: Particles, decisions: Decisions, classes: Sequence[str]) -> list[Path]:
     """Write one STAR file per class that has particles, and one per reason for having none; all keep every other block."""
-    parts = {
-        f"class{number + 1:03d}_{_file_name(name)}": decisions.classes == number
-        for number, name in enumerate(classes)
-    }
+    parts = {class_stem(number, name): decisions.classes == number for number, name in enumerate(classes)}
     parts |= {
         f"class000_{_one_word(status)}": decisions.status == status
         for status in np.unique(decisions.status).tolist()
@@ -286,6 +289,11 @@ def write_optimisation_sets(table: Particles, tomograms: Path | None, written: S
 
 def _decimals(values: np.ndarray) -> list[str]:
     return [f"{value:.6f}" for value in values.tolist()]
+
+
+def class_stem(number: int, name: str) -> str:
+    """Return how the names of a class's files begin; ``number`` counts from 0."""
+    return f"class{number + 1:03d}_{_file_name(name)}"
 
 
 def _file_name(name: str) -> str:

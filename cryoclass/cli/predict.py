@@ -39,6 +39,11 @@ def _say_result(result: PredictResult) -> None:
         [
             lost,
             *((name, f"{result.done} of them in {folder}") for name, folder in result.volumes.items()),
+            *(
+                [("averages", f"{len(result.averages)} in {result.averages[0].parent}")]
+                if result.averages
+                else []
+            ),
             ("table", result.table),
             *(("also", part) for part in (*result.parts, *result.sets)),
             ("look at", result.page),

@@ -75,6 +75,7 @@ def write_prediction_page(
     content = PredictContent(
         count=len(rows),
         classified=None if told.decisions is None else _classified(told, labels, boxes),
+        averages=_average_sheets(told),
         sheets=_written_sheets(outputs, rows, boxes),
         skipped=Counter(outputs.reasons.values()),
         settings={
@@ -107,6 +108,17 @@ def _classified(told: Told, labels: np.ndarray, boxes: Boxes) -> Classified:
         galleries=galleries,
         remarks=(LABELS_MAY_BE_KNOWN,),
     )
+
+
+def _average_sheets(told: Told) -> list[VoxelSheet]:
+    """Show the averages of each class that has particles."""
+    return [
+        VoxelSheet(
+            title=f"{told.classes[average.number]}: {average.count:,} particles",
+            volumes={name.replace("_", ", "): volume for name, volume in average.volumes.items()},
+        )
+        for average in told.averages
+    ]
 
 
 def _written_sheets(outputs: Outputs, rows: np.ndarray, boxes: Boxes) -> list[VoxelSheet]:

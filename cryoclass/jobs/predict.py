@@ -34,16 +34,19 @@ from cryoclass.settings import (
 if TYPE_CHECKING:
     import numpy as np
 
+    from cryoclass.averages import ClassAverage
     from cryoclass.card import ModelCard
     from cryoclass.inference.engines import Engine
     from cryoclass.metrics import Metrics
     from cryoclass.outputs import Origin, Outputs, VolumeFiles
     from cryoclass.particles import Particles
+    from cryoclass.poses import Poses
     from cryoclass.results import Decisions, Told
     from cryoclass.sources import Boxes, Source
 
 
 VOLUME_FOLDERS = {"mask": "Masks", "density": "Densities"}
+AVERAGES = "Averages"
 TABLE = "particles.star"  # comes last and says that all is there
 WRITES = Writes(
     command="predict",
@@ -57,7 +60,7 @@ WRITES = Writes(
         "particles_incomplete.star",
         "particles_incomplete_optimisation_set.star",
     ),
-    folders=("outputs", *VOLUME_FOLDERS.values()),
+    folders=("outputs", *VOLUME_FOLDERS.values(), AVERAGES),
 )
 SPLIT = ("class[0-9][0-9][0-9]_*.star",)
 
@@ -80,6 +83,12 @@ class PredictRequest(WorkRequest):
     )
     split_classes: bool = setting(
         False, flags=("--split-classes",), help="Also write one STAR file per class."
+    )
+    averages: bool = setting(
+        False,
+        flags=("--averages",),
+        help="Also write the mean of the boxes of each class, and of their recovered densities, into Averages/; with angles "
+        "in the table also turned back by them.",
     )
     label_column: str | None = label_column_setting()
     device: str = device_setting()
@@ -109,6 +118,8 @@ class PredictResult:
         How many rows the network has spoken of, and how many cannot be read.
     volumes
         Folder of the volumes of each output that has some.
+    averages
+        Files of the averages of classes.
     parts, sets
         Files of single classes, and optimisation sets.
     scores
@@ -124,6 +135,7 @@ class PredictResult:
     done: int
     unreadable: int
     volumes: dict[str, Path]
+    averages: tuple[Path, ...]
     parts: tuple[Path, ...]
     sets: tuple[Path, ...]
     scores: "Metrics | None"
@@ -171,15 +183,18 @@ def _predict(request: PredictRequest, path: Path, place: Workplace, listener: Li
     facts = facts_of(engine, boxes, {"precision": request.precision, "tasks": engine.card.tasks})
     check_space(request.outdir, table, engine.card, 1 + request.split_classes, listener)
     volumes = _volume_files(request.outdir, table, source, engine.card)
+    poses = _poses(table, source, listener) if request.averages else None
     flow = Flow(batch_size=request.batch_size, workers=workers, track=listener.track)
     place.begin()
     outputs = open_outputs(request.outdir / FOLDER, facts, volumes)
     origin = compute_outputs(engine, boxes, outputs, flow, listener)
+    decisions = decide(outputs, request.min_probability) if CLASSIFY.name in engine.card.tasks else None
     said = _Said(
         table=table,
         card=engine.card,
         outputs=outputs,
-        decisions=decide(outputs, request.min_probability) if CLASSIFY.name in engine.card.tasks else None,
+        decisions=decisions,
+        averages=_averages(decisions, outputs, boxes, poses, listener) if request.averages else [],
         labels=labels,
         problem=too_many_lost(outputs.lost, len(table), request.max_unreadable, WHERE_LOST),
     )
@@ -198,6 +213,7 @@ class _Said:
     card: "ModelCard"
     outputs: "Outputs"
     decisions: "Decisions | None"
+    averages: "list[ClassAverage]"
     labels: "np.ndarray"
     problem: "ParticleError | None"
 
@@ -221,9 +237,14 @@ def _engine(request: PredictRequest, listener: Listener) -> "Engine":
             f"{', '.join(engine.card.tasks)}.",
             f"Use --tasks {','.join(engine.card.tasks)}, or a model of cryoclass finetune --tasks {request.tasks}.",
         )
-    if request.split_classes and "classify" not in {task.name for task in asked}:
-        raise UsageError("--split-classes needs classes.", "Add classify to --tasks.")
+    needing = [flag for flag, on in _class_flags(request) if on]
+    if needing and "classify" not in {task.name for task in asked}:
+        raise UsageError(f"{needing[0]} needs classes.", "Add classify to --tasks.")
     return engine.asked(asked)
+
+
+def _class_flags(request: PredictRequest) -> tuple[tuple[str, bool], ...]:
+    return (("--split-classes", request.split_classes), ("--averages", request.averages))
 
 
 def _volume_files(outdir: Path, table: "Particles", source: "Source", card: "ModelCard") -> "VolumeFiles":
@@ -234,6 +255,36 @@ def _volume_files(outdir: Path, table: "Particles", source: "Source", card: "Mod
     folders = {name: outdir / folder for name, folder in VOLUME_FOLDERS.items() if name in card.outputs}
     paths = {name: row_paths(folder, table.tomograms) for name, folder in folders.items()}
     return VolumeFiles(paths=paths, angpix=source.angpix, box=source.box)
+
+
+def _poses(table: "Particles", source: "Source", listener: Listener) -> "Poses | None":
+    """Return how particles lie in their boxes, before anything is computed: a cell that is no number ends the run."""
+    from cryoclass.checks.findings import enforce
+    from cryoclass.checks.poses import check_poses
+    from cryoclass.poses import poses_of
+
+    enforce(check_poses(table, source), listener)
+    return poses_of(table, source)
+
+
+def _averages(
+    decisions: "Decisions | None",
+    outputs: "Outputs",
+    boxes: "Boxes",
+    poses: "Poses | None",
+    listener: Listener,
+) -> "list[ClassAverage]":
+    """Average the boxes of each class, and their densities where there are some."""
+    from cryoclass.averages import WrittenVolumes, class_averages
+
+    assert decisions is not None  # the flag was refused without them  # noqa: S101
+    files = outputs.volumes
+    sources: dict[str, Source] = {"raw": boxes.source}
+    if "density" in files.paths:
+        sources["density"] = WrittenVolumes(files.paths["density"], files.box, files.angpix)
+    averages = class_averages(sources, decisions.classes, poses, boxes.workers, listener.track)
+    boxes.check_unchanged()
+    return averages
 
 
 def _check_one(choice: ModelChoice) -> None:
@@ -269,6 +320,7 @@ def _known_labels(
 
 def _write(request: PredictRequest, said: _Said, boxes: "Boxes", origin: "Origin") -> PredictResult:
     """Write everything."""
+    from cryoclass.averages import write_averages
     from cryoclass.jobs.pages import write_prediction_page
     from cryoclass.results import (
         INCOMPLETE,
@@ -288,6 +340,7 @@ def _write(request: PredictRequest, said: _Said, boxes: "Boxes", origin: "Origin
     for task in tasks:
         task.write_files(outdir, told)
     parts = write_split(outdir, result, told.decided, classes) if request.split_classes else []
+    averages = write_averages(outdir / AVERAGES, said.averages, classes, boxes.source.angpix)
     sets = write_optimisation_sets(table, request.boxes.tomograms, [star, *parts])
     scores = _score(said)
     if scores is not None:
@@ -302,6 +355,7 @@ def _write(request: PredictRequest, said: _Said, boxes: "Boxes", origin: "Origin
         done=len(said.outputs.done),
         unreadable=said.outputs.lost,
         volumes={name: outdir / VOLUME_FOLDERS[name] for name in said.outputs.volumes.paths},
+        averages=tuple(averages),
         parts=tuple(parts),
         sets=tuple(sets),
         scores=scores,
@@ -319,7 +373,7 @@ def _told(said: _Said, outdir: Path) -> "Told":
         name: [spelled(path, star) if row in done else "None" for row, path in enumerate(paths)]
         for name, paths in said.outputs.volumes.paths.items()
     }
-    return Told(decisions=said.decisions, classes=said.card.classes, volumes=volumes)
+    return Told(decisions=said.decisions, classes=said.card.classes, volumes=volumes, averages=said.averages)
 
 
 def _score(said: _Said) -> "Metrics | None":

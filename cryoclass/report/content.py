@@ -121,7 +121,7 @@ class Scored:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class VoxelSheet:
-    """What is known and said of the voxels of one particle.
+    """What is known and said of the voxels of one particle, or of the particles of a class.
 
     Parameters
     ----------
@@ -218,6 +218,8 @@ class PredictContent:
         Particles that the network has spoken of.
     classified
         What it says of classes; None where it was not asked.
+    averages
+        Classes with the means of their particles.
     sheets
         Particles with what it says of their voxels.
     skipped
@@ -228,6 +230,7 @@ class PredictContent:
 
     count: int
     classified: Classified | None
+    averages: Sequence[VoxelSheet] = ()
     sheets: Sequence[VoxelSheet] = ()
     skipped: Mapping[str, int] = field(default_factory=dict)
     settings: Table = field(default_factory=dict)

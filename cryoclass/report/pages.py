@@ -102,6 +102,8 @@ def prediction_page(path: Path, content: PredictContent) -> None:
         title="Predictions" if content.classified is None else "Predicted classes",
         count=content.count,
         classified=content.classified and _classified(content.classified),
+        averages=_sheets(content.averages[:_CLASSES]),
+        averaged=len(content.averages),
         sheets=_sheets(content.sheets),
         skipped=_most_frequent(content.skipped),
         settings=_rows(content.settings),

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from cryoclass.errors import UsageError, VolumeError
 from cryoclass.settings import Simulation, Size3
@@ -18,6 +17,7 @@ from cryoclass.simulation.optics import contrast_transfer, seen_by_tilts, transf
 from cryoclass.simulation.rotations import random_rotations, relion_angles
 from cryoclass.star.tables import DECIMALS
 from cryoclass.volumes.crop import nearest_voxels
+from cryoclass.volumes.turn import spline, turned_spline
 
 Density = NDArray[np.float32]
 Keep = Callable[[int, Density], None]
@@ -112,7 +112,7 @@ def _prepare(name: str, density: Density, box: int) -> Shape:
             f"the density of {name} reaches {radius:.1f} pixels from the centre; a box of {box} pixels holds {box // 2}.",
             f"Use --box {2 * int(np.ceil(radius)) + 2}, or a larger --angpix.",
         )
-    return Shape(coefficients=ndimage.spline_filter(density, order=3, output=np.float32), radius=radius)
+    return Shape(coefficients=spline(density), radius=radius)
 
 
 def turned(shape: Shape, rotation: NDArray[Any], offset: NDArray[Any]) -> Density:
@@ -127,18 +127,7 @@ def turned(shape: Shape, rotation: NDArray[Any], offset: NDArray[Any]) -> Densit
     offset
         Shift x, y, z in voxels.
     """
-    matrix, shift_zyx = zyx_from_xyz(rotation), offset[::-1]
-    centre = np.full(3, shape.coefficients.shape[0] // 2)
-    back = matrix.T  # affine_transform asks where an output voxel comes from
-    moved = ndimage.affine_transform(
-        shape.coefficients, back, offset=centre - back @ (centre + shift_zyx), order=3, prefilter=False
-    )
-    return np.asarray(moved, dtype=np.float32)
-
-
-def zyx_from_xyz(matrix: NDArray[Any]) -> NDArray[Any]:
-    """Return a matrix for x, y, z as one for z, y, x."""
-    return matrix[::-1, ::-1]
+    return turned_spline(shape.coefficients, rotation, offset)
 
 
 def forget(_number: int, _density: Density) -> None:

@@ -138,22 +138,26 @@ def origins_in_tomogram(origins: np.ndarray, orientation: np.ndarray | None) -> 
     """
     if orientation is None:
         return origins
-    return np.asarray(
-        np.einsum("nji,nj->ni", _turns(orientation), origins)
-    )  # RELION's Euler matrix is the transpose
+    return np.asarray(np.einsum("nij,nj->ni", rotations(orientation), origins))
 
 
 def origins_in_subtomogram(origins: np.ndarray, orientation: np.ndarray | None) -> np.ndarray:
     """Undo :func:`origins_in_tomogram`: turn origins in the tomogram's axes into those of the rotated subtomograms."""
     if orientation is None:
         return origins
-    return np.asarray(np.einsum("nij,nj->ni", _turns(orientation), origins))
+    return np.asarray(np.einsum("nji,nj->ni", rotations(orientation), origins))
 
 
-def _turns(orientation: np.ndarray) -> np.ndarray:
+def rotations(angles: np.ndarray) -> np.ndarray:
+    """Return the rotations (n, 3, 3) in x, y, z that rot, tilt, psi in degrees (n, 3) write down.
+
+    They take a vector of the reference to the same vector in the box (for rlnTomoSubtomogramRot ...: of the subtomogram to the
+    tomogram).
+    """
     from scipy.spatial.transform import Rotation
 
-    return np.asarray(Rotation.from_euler("ZYZ", orientation, degrees=True).as_matrix())
+    turns = Rotation.from_euler("ZYZ", angles, degrees=True).as_matrix()
+    return np.asarray(turns.transpose(0, 2, 1))  # RELION's Euler matrix is the transpose
 
 
 def xyz_to_zyx(voxels: np.ndarray) -> np.ndarray:
