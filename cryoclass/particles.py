@@ -21,8 +21,6 @@ from cryoclass.star.extracted import (
 )
 from cryoclass.star.frames import Frame, origins_in_tomogram
 from cryoclass.star.names import (
-    DENSITY_COLUMN,
-    MASK_COLUMN,
     SUFFIXES,
     Finder,
     names_meant,
@@ -32,6 +30,7 @@ from cryoclass.star.names import (
 )
 from cryoclass.star.optimisation import OptimisationSet
 from cryoclass.star.particle_file import ParticleFile, read_particle_file
+from cryoclass.star.tables import DENSITY_COLUMN, MASK_COLUMN
 
 IMAGE = "rlnImageName"
 IMAGE_COLUMNS = (IMAGE, "rlnCtfImage", "rlnReconstructImageName", MASK_COLUMN, DENSITY_COLUMN)

@@ -152,6 +152,12 @@ class Told:
         return self.decisions
 
 
+def names_in_table(paths: Sequence[Path], there: NDArray[np.int64], table: Path) -> list[str]:
+    """Return how a table names the files of its rows (n,); ``None`` in words for those that are not among the rows ``there``."""
+    known = set(there.tolist())
+    return [spelled(path, table) if row in known else "None" for row, path in enumerate(paths)]
+
+
 def held_out_columns(
     said: Mapping[str, NDArray[np.float32]], classes: Sequence[str], outputs: Collection[str]
 ) -> dict[str, list[str]]:

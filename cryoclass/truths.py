@@ -10,7 +10,7 @@ from cryoclass.files import digest, stamp
 from cryoclass.images import one_box
 from cryoclass.particles import Particles
 from cryoclass.sources import Source
-from cryoclass.star.names import DENSITY_COLUMN, MASK_COLUMN
+from cryoclass.star.tables import DENSITY_COLUMN, MASK_COLUMN
 from cryoclass.tasks.task import Truth
 from cryoclass.volumes.mrc import open_volume
 from cryoclass.volumes.normalise import standard_density

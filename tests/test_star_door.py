@@ -22,7 +22,7 @@ DOORS = {
     "extracted": {"particles", "extraction"},
     "tomogram_list": {"tomograms"},
     "optimisation": {"particles", "results"},
-    "names": {"particles", "tomograms", "siblings", "extraction", "results", "cli"},
+    "names": {"particles", "tomograms", "siblings", "extraction", "file_names", "results", "cli"},
     "external": {"cli"},
 }
 OUTSIDE = [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent.name != "star"]
@@ -367,3 +367,11 @@ def test_a_second_block_of_particles_is_said_not_to_be_read(names):
         f"data_{other} holds {2 + names.index(other)} particles too, which are not read: only those of data_{read}"
         in problem
     )
+
+
+def test_a_broken_row_of_the_optics_groups_is_found_when_the_table_is_opened(tmp_path):
+    """Not when results are written, after all work was done."""
+    path = tmp_path / "x.star"
+    path.write_text(relion31().replace("_rlnVoltage ", "1_0 "))
+    with pytest.raises(StarError, match=r"x\.star, line \d+: \d+ values for \d+ columns"):
+        read_particles(path)

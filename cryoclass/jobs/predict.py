@@ -365,14 +365,10 @@ def _write(request: PredictRequest, said: _Said, boxes: "Boxes", origin: "Origin
 
 def _told(said: _Said, outdir: Path) -> "Told":
     """Return what the tasks say of the rows; the table names volumes as RELION looks for them."""
-    from cryoclass.results import Told
-    from cryoclass.star.names import spelled
+    from cryoclass.results import Told, names_in_table
 
-    done, star = set(said.outputs.done.tolist()), outdir / TABLE
-    volumes = {
-        name: [spelled(path, star) if row in done else "None" for row, path in enumerate(paths)]
-        for name, paths in said.outputs.volumes.paths.items()
-    }
+    done, star = said.outputs.done, outdir / TABLE
+    volumes = {name: names_in_table(paths, done, star) for name, paths in said.outputs.volumes.paths.items()}
     return Told(decisions=said.decisions, classes=said.card.classes, volumes=volumes, averages=said.averages)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryoclass.file_names import numbered_path
-from cryoclass.star.names import DENSITY_COLUMN, MASK_COLUMN
+from cryoclass.star.tables import DENSITY_COLUMN, MASK_COLUMN
 from cryoclass.volumes.mrc import write_volume
 
 FOLDERS = {MASK_COLUMN: "Masks", DENSITY_COLUMN: "Densities"}

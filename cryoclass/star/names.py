@@ -27,9 +27,6 @@ _TAIL = re.compile(
 _APX = re.compile(r"_([0-9]+\.[0-9]+)Apx(?=[._]|$)")
 _BINNED = re.compile(r"_bin\d+$", re.IGNORECASE)
 
-MASK_COLUMN, DENSITY_COLUMN = "cryoclassMaskName", "cryoclassDensityName"
-"""Columns that name a volume for each particle: which voxels belong to it, and its density without noise."""
-
 
 def stem(name: str) -> str:
     """Strip folders, extensions and pixel sizes from a tomogram name."""

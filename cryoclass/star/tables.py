@@ -18,6 +18,9 @@ Table = Mapping[str, Any]
 DECIMALS = 6
 """Of every float in a table."""
 
+MASK_COLUMN, DENSITY_COLUMN = "cryoclassMaskName", "cryoclassDensityName"
+"""Columns that name a volume for each particle: which voxels belong to it, and its density without noise."""
+
 
 def write_tables(path: Path, tables: Mapping[str, Table], version: int | None = None) -> None:
     """Write blocks that RELION, Warp and starfile read alike.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cryoclass.card import PARTICLES, Axes
 from cryoclass.settings import Recipe
-from cryoclass.star.names import DENSITY_COLUMN
+from cryoclass.star.tables import DENSITY_COLUMN
 from cryoclass.tasks.dense import VoxelScores, flat, mean_over_known, voxel_head, voxel_scores
 from cryoclass.tasks.task import Arrays, Features, Said, Task, Truth
 
