@@ -44,8 +44,8 @@ class ParticleFile:
     def of(cls, text: StarFile, optimisation_set: OptimisationSet | None = None) -> "ParticleFile":
         """Say what a text is; StarError where it holds no particles, or a row of the optics groups is broken."""
         dialect, rows = detect(text)
-        if rows.optics_table is not None and not rows.optics_table.items:
-            text.columns(rows.optics_table, [])  # else it would be found when results are written
+        if rows.optics_table is not None:
+            rows.text.columns(rows.optics_table, [])  # else it would be found when results are written
         return cls(rows=rows, dialect=dialect, optimisation_set=optimisation_set)
 
     @property
