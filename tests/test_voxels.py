@@ -90,6 +90,10 @@ def test_a_joint_training_writes_down_every_task(project):
     scores = json.loads((project / "F" / "metrics.json").read_text())["test"]
     assert scores["count"] == scores["segment"]["count"] == scores["recover"]["count"] == 8
     assert scores["segment"]["dice"]["low"] <= scores["segment"]["dice"]["mean"]
+    assert scores["recovery"]["count"] == 8
+    assert scores["recovery"]["correlation"].keys() == {"raw", "low_passed", "recovered"}
+    recovered = scores["recovery"]["correlation"]["recovered"]["mean"]
+    assert recovered == pytest.approx(scores["recover"]["correlation"]["mean"], abs=1e-5)
     held_out = table(project / "F" / "predictions.star")
     assert held_out["cryoclassCorrelation"].between(-1, 1).all()
     page = (project / "F" / "report.html").read_text()

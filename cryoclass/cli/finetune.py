@@ -73,13 +73,12 @@ def _scores_of(record: "Record") -> list[str]:
 def _say_result(result: FinetuneResult) -> None:
     tuned, history = result.tuned, result.tuned.history
     scores = tuned.scores
-    voxels = tuned.voxels.get(tuned.scored_part, {})
     console.rows(
         "fine-tuned",
         [
             ("scored on", f"{tuned.scored_count} {tuned.measured_on}"),
             *(scores.in_words.items() if scores else ()),
-            *(row for found in voxels.values() for row in found.in_words.items()),
+            *tuned.voxels_in_words.items(),
             (f"best {history.best.kind}", _best_of(history)),
             ("left out", f"{len(history.skipped)} unreadable" if history.skipped else "none"),
             ("model", result.model),

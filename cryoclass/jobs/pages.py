@@ -58,7 +58,7 @@ def write_training_page(
         scored=scored,
         mistakes=mistakes,
         classes=labelled.classes,
-        voxel_scores={name: words for found in voxels.values() for name, words in found.in_words.items()},
+        voxel_scores=tuned.voxels_in_words,
         sheets=_voxel_sheets(tuned, rows, examples, labelled.tomograms) if voxels else (),
         counts={name: _count(labelled, tuned.parts == name) for name in PARTS},
         settings=tuned.card.training,

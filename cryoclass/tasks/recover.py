@@ -86,9 +86,9 @@ class Recover(Task):
 
 def correlation(first: Tensor, second: Tensor) -> Tensor:
     """Return the Pearson correlation of volumes (n, D, H, W), one by one: (n,); 0 where one of them is flat."""
-    a, b = (x - x.mean(1, keepdim=True) for x in (flat(first), flat(second)))
+    a, b = (x - x.mean(1, keepdim=True) for x in (flat(first).double(), flat(second).double()))
     both = a.norm(dim=1) * b.norm(dim=1)
-    return torch.where(both == 0, 0.0, (a * b).sum(1) / both)
+    return torch.where(both == 0, 0.0, (a * b).sum(1) / both).float()
 
 
 RECOVER = Recover()

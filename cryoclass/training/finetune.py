@@ -1,7 +1,8 @@
 """Fine-tuning from labelled particles to a scored classifier."""
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -9,22 +10,26 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from cryoclass.backbones.registry import facts_of_weights, spec
 from cryoclass.backbones.resnet3d import detach_shortcuts
 from cryoclass.card import ModelCard, WeightFacts, current_versions
-from cryoclass.classifier import Classifier, load_card, start_classifier
+from cryoclass.classifier import Classifier, WholeModel, load_card, start_classifier
 from cryoclass.errors import UsageError
 from cryoclass.files import content
+from cryoclass.machine import computing_in
 from cryoclass.metrics import Metrics
 from cryoclass.settings import Init, Recipe, Start, Training
-from cryoclass.tasks import CLASSIFY, Task, task_named, tasks_typed
+from cryoclass.sources import read_many
+from cryoclass.tasks import CLASSIFY, RECOVER, Task, task_named, tasks_typed
 from cryoclass.tasks.dense import VoxelScores
 from cryoclass.training.frozen import fit_frozen
 from cryoclass.training.history import HeadRecord, History
 from cryoclass.training.loop import LabelledBoxes, Run, bytes_to_write, fit
 from cryoclass.training.recipes import recipe as named_recipe
 from cryoclass.training.recipes import what_counts
+from cryoclass.training.recovery import RecoveryScores, measure_recovery
 from cryoclass.training.splits import PARTS
 from cryoclass.volumes.contrast import Contrast
 
@@ -47,6 +52,8 @@ class FineTuned:
         Scores of the classes by part: ``val``, and ``test`` where something was held out; empty where no classes are told.
     voxels
         Scores of the tasks that speak of voxels, by part and task.
+    recovery
+        What else is known of the densities of the part that counts; None where none are recovered.
     recipe
         As it was used.
     """
@@ -57,6 +64,7 @@ class FineTuned:
     history: History
     metrics: dict[str, Metrics]
     voxels: dict[str, dict[str, VoxelScores]]
+    recovery: RecoveryScores | None
     recipe: Recipe
 
     @property
@@ -78,11 +86,19 @@ class FineTuned:
     def written_scores(self) -> dict[str, dict[str, Any]]:
         """All scores of each part as plain values: those of the classes, and those of each other task under its name."""
         parts = [*dict.fromkeys((*self.metrics, *self.voxels))]
-        classes = {part: self.metrics[part].to_dict() if part in self.metrics else {} for part in parts}
-        return {
-            part: classes[part] | {name: found.to_dict() for name, found in self.voxels.get(part, {}).items()}
-            for part in parts
-        }
+        written = {part: self.metrics[part].to_dict() if part in self.metrics else {} for part in parts}
+        for part, tasks in self.voxels.items():
+            written[part] |= {name: found.to_dict() for name, found in tasks.items()}
+        if self.recovery is not None:
+            written[self.scored_part]["recovery"] = self.recovery.to_dict()
+        return written
+
+    @property
+    def voxels_in_words(self) -> dict[str, str]:
+        """The scores that count of the tasks that speak of voxels."""
+        found = self.voxels.get(self.scored_part, {}).values()
+        words = {name: text for scores in found for name, text in scores.in_words.items()}
+        return words | (self.recovery.in_words if self.recovery else {})
 
     @property
     def measured_on(self) -> str:
@@ -174,15 +190,35 @@ def train(examples: LabelledBoxes, contrast: Contrast, recipe: Recipe, start: St
         natural_units=classifier.backbone.facts.natural_units,
         learnt_from=classifier.backbone.facts.learnt_from,
     )
-    return FineTuned(
+    tuned = FineTuned(
         classifier=classifier,
         card=card,
         parts=examples.parts,
         history=history,
         metrics=metrics,
         voxels=voxels,
+        recovery=None,
         recipe=recipe,
     )
+    return replace(tuned, recovery=_recovery(tuned, examples, run)) if RECOVER in classifier.tasks else tuned
+
+
+def _recovery(tuned: FineTuned, examples: LabelledBoxes, run: Run) -> RecoveryScores | None:
+    """Hold the densities of the part that counts against the truth once more: by resolution, and beside the boxes as they are."""
+    rows = tuned.history.rows[tuned.parts[tuned.history.rows] == tuned.scored_part]
+    whole = WholeModel(tuned.classifier, tuned.card).asked((RECOVER,)).to(run.device).eval()
+    place = 1 + list(examples.truths).index("density")
+
+    def batches() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        read = read_many(examples.taught, rows.tolist(), run.workers)
+        good = (found for _, found in read if isinstance(found, np.ndarray))
+        while some := list(itertools.islice(good, tuned.recipe.batch_size)):
+            volumes = torch.from_numpy(np.stack(some))
+            with torch.inference_mode(), computing_in(run.device):
+                density = whole(volumes[:, 0].to(run.device))["density"].cpu()
+            yield volumes[:, 0], density, volumes[:, place]
+
+    return measure_recovery(batches(), tuned.card.angpix)
 
 
 def _content_of(start: Start) -> dict[str, Any]:
