@@ -38,6 +38,13 @@ class Labelled:
         return [name for table in self.tables for name in table.tomograms]
 
     @property
+    def names_by_table(self) -> list[list[str | None]]:
+        """Class of each row of each table; None where it has none."""
+        names = [self.classes[number] if number >= 0 else None for number in self.labels.tolist()]
+        ends = np.cumsum([len(table) for table in self.tables]).tolist()
+        return [names[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+    @property
     def counts(self) -> list[int]:
         """Labelled particles of each class."""
         return [int((self.labels == number).sum()) for number in range(len(self.classes))]

@@ -16,7 +16,7 @@ from cryoclass.settings import Simulation
 from cryoclass.simulation import tomogram
 from cryoclass.simulation.phantoms import phantom_densities
 from cryoclass.simulation.tomogram import prepare_shapes, turned
-from cryoclass.simulation.truth import MASK_SHARE, particle_mask
+from cryoclass.volumes.mask import MASK_SHARE, particle_mask
 from cryoclass.volumes.mrc import read_map
 
 MASK, DENSITY = "cryoclassMaskName", "cryoclassDensityName"

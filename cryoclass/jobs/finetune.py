@@ -28,12 +28,15 @@ from cryoclass.settings import (
 
 if TYPE_CHECKING:
     from cryoclass.labels import Labelled
+    from cryoclass.particles import Particles
+    from cryoclass.poses import Poses
     from cryoclass.settings import Recipe
     from cryoclass.sources import Boxes, Source
     from cryoclass.tasks import Truth
     from cryoclass.training.finetune import FineTuned
     from cryoclass.training.loop import LabelledBoxes, Run
     from cryoclass.training.splits import Assignment
+    from cryoclass.truths import FirstKnown, NamedVolumes
 
 
 PAGE = "report.html"
@@ -66,6 +69,12 @@ class FinetuneRequest(WorkRequest):
     label_column: str | None = label_column_setting()
     outdir: Path = outdir_setting("Finetune")
     device: str = device_setting()
+    references: Path | None = setting(
+        None,
+        unit="dir",
+        help="Folder of density maps (MRC) named after the classes: turned by each particle's angles and origins, the truth of "
+        "segment and recover where a particle names none.",
+    )
     resume: bool = resume_setting()
     box: int | None = box_to_cut_setting()
     start: Start = Start()
@@ -159,7 +168,7 @@ def _finetune(request: FinetuneRequest, place: Workplace, listener: Listener) ->
         labels=labelled.labels,
         parts=assignment.parts,
         classes=labelled.classes,
-        truths=_truths(labelled, boxes.source, recipe.tasks, listener),
+        truths=_truths(labelled, boxes.source, recipe.tasks, request.references, listener),
     )
     # What they are, and not where they lie: a disk may be moved, and a folder be named from elsewhere.
     run = replace(run, facts={**request.cutting.to_dict(), "voxels": boxes.fingerprint[:12]})
@@ -198,7 +207,7 @@ def _open(labelled: "Labelled", request: FinetuneRequest, workers: int, listener
 
 
 def _truths(
-    labelled: "Labelled", boxes: "Source", tasks: Sequence[str], listener: Listener
+    labelled: "Labelled", boxes: "Source", tasks: Sequence[str], references: Path | None, listener: Listener
 ) -> "dict[Truth, Source]":
     """Return what is known of the voxels of the particles, as far as tasks learn from it.
 
@@ -209,23 +218,53 @@ def _truths(
     """
     from cryoclass.sources import JoinedSource
     from cryoclass.tasks import task_named
-    from cryoclass.truths import COLUMNS, NamedVolumes
+    from cryoclass.truths import COLUMNS
 
     found: dict[Truth, Source] = {}
     for truth in (task_named(name).truth for name in tasks if task_named(name).dense):
-        parts = boxes.sources if isinstance(boxes, JoinedSource) else [boxes]
-        named = [
-            NamedVolumes(*pair) for pair in zip(labelled.tables, [truth] * len(parts), parts, strict=True)
-        ]
-        known = sum(int(part.known.sum()) for part in named)
+        parts = _known_volumes(labelled, boxes, truth, references)
+        known = sum(int(part.known.sum()) for part in parts)
         if not known:
             raise UsageError(
                 f"--tasks is {','.join(tasks)}, but no particle names a {truth} (column {COLUMNS[truth]}).",
-                "Add the column, with an MRC volume for each particle, as cryoclass simulate --truth does; or leave the task out.",
+                "Add the column, with an MRC volume for each particle, as cryoclass simulate --truth does; or give a density "
+                "map of each class with --references; or leave the task out.",
             )
-        listener.note(f"{COLUMNS[truth]}: {known} of {len(boxes)} particles name a {truth}")
-        found[truth] = JoinedSource(named) if len(named) > 1 else named[0]
+        listener.note(f"{truth}: known of {known} of {len(boxes)} particles")
+        found[truth] = JoinedSource(parts) if len(parts) > 1 else parts[0]
     return found
+
+
+def _known_volumes(
+    labelled: "Labelled", boxes: "Source", truth: "Truth", references: Path | None
+) -> "Sequence[NamedVolumes | FirstKnown]":
+    """Return, for each table, what its rows name, else the reference of their class, turned into place."""
+    from cryoclass.simulation.maps import read_references
+    from cryoclass.sources import JoinedSource
+    from cryoclass.truths import FirstKnown, NamedVolumes, PosedVolumes
+
+    parts = boxes.sources if isinstance(boxes, JoinedSource) else [boxes]
+    named = [NamedVolumes(table, truth, part) for table, part in zip(labelled.tables, parts, strict=True)]
+    if references is None:
+        return named
+    maps = read_references(references, boxes.angpix, boxes.box)
+    return [
+        FirstKnown(first, PosedVolumes(maps, classes, _poses(first.particles, part), truth, part))
+        for first, classes, part in zip(named, labelled.names_by_table, parts, strict=True)
+    ]
+
+
+def _poses(table: "Particles", source: "Source") -> "Poses":
+    from cryoclass.poses import poses_of
+
+    poses = poses_of(table, source)
+    if poses is None:
+        raise UsageError(
+            f"--references needs to know how particles lie, and {table.path} does not say: it has no angles "
+            "(rlnAngleRot, rlnAngleTilt, rlnAnglePsi), or those of rotated subtomograms (rlnTomoSubtomogramRot) cut by others.",
+            "Give a table that was refined, or cut the boxes on the fly with --tomograms.",
+        )
+    return poses
 
 
 def _share_out(

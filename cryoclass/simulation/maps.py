@@ -13,7 +13,7 @@ from scipy import ndimage
 from cryoclass.errors import UsageError, VolumeError
 from cryoclass.simulation.phantoms import blur
 from cryoclass.volumes.crop import crop
-from cryoclass.volumes.mrc import read_map
+from cryoclass.volumes.mrc import Volume, read_map
 from cryoclass.volumes.rescale import apply_rescale, plan_rescale
 
 ENDINGS = (".mrc", ".map", ".ccp4", ".mrc.gz", ".map.gz", ".mrc.bz2", ".map.bz2")
@@ -52,6 +52,32 @@ def read_maps(folder: Path, angpix: float, box: int) -> dict[str, NDArray[np.flo
     return {name: _into_box(density, angpix, box) for name, density in found.items()}
 
 
+def read_references(folder: Path, angpix: float, box: int) -> dict[str, NDArray[np.float32]]:
+    """Read every density map of a folder as :func:`read_maps` does, but leave each where it lies: orientations count from there.
+
+    Returns
+    -------
+    dict
+        File name without its ending to [z, y, x] float32, background 0, the middle voxel ``n // 2`` of the map on voxel ``box // 2``.
+
+    Raises
+    ------
+    UsageError, VolumeError
+        As :func:`read_maps`.
+    """
+    return {
+        name: _in_place(_read_density(path), angpix, box) for name, path in sorted(_named(folder).items())
+    }
+
+
+def _in_place(volume: Volume, angpix: float, box: int) -> NDArray[np.float32]:
+    """Bring a map to a pixel size and box, about its middle voxel."""
+    assert volume.angpix is not None  # it was refused without one  # noqa: S101
+    plan = plan_rescale(box, volume.angpix, angpix)
+    middle = np.array(volume.data.shape) // 2
+    return np.asarray(apply_rescale(_padded_crop(volume.data, middle, plan.cut), plan), np.float32)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Found:
     """A map without its background: [z, y, x], pixel size, centre of mass (z, y, x in voxels), diameter in angstroms."""
@@ -82,6 +108,13 @@ def _named(folder: Path) -> dict[str, Path]:
 
 
 def _read_map(path: Path) -> _Found:
+    volume = _read_density(path)
+    assert volume.angpix is not None  # it was refused without one  # noqa: S101
+    return _measured(path, volume.data, volume.angpix)
+
+
+def _read_density(path: Path) -> Volume:
+    """Read a map, and take its background away."""
     volume = read_map(path)
     if volume.angpix is None:
         raise VolumeError(
@@ -93,7 +126,7 @@ def _read_map(path: Path) -> _Found:
     protein = without_background(volume.data)
     if not protein.any():
         raise VolumeError(f"{path} has no density above its background.", "Protein must be positive.")
-    return _measured(path, protein, volume.angpix)
+    return Volume(path=path, data=protein, angpix=volume.angpix)
 
 
 def _measured(path: Path, protein: NDArray[np.float32], angpix: float) -> _Found:
