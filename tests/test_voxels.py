@@ -97,7 +97,7 @@ def test_a_joint_training_writes_down_every_task(project):
     held_out = table(project / "F" / "predictions.star")
     assert held_out["cryoclassCorrelation"].between(-1, 1).all()
     page = (project / "F" / "report.html").read_text()
-    assert all(words in page for words in ("true mask", "density, as recognised", "<dt>iou</dt>"))
+    assert all(words in page for words in ("true mask", "density, as recognised", "<dt>IoU</dt>"))
 
 
 def test_predict_writes_what_was_asked_for_and_no_more(here, cryoclass):
@@ -191,7 +191,7 @@ def test_densities_are_learnt_without_any_label(cryoclass):
     star = without("S/particles.star", "cryoclassLabel")
     ran = cryoclass("finetune", star, *NETWORK, "--tasks", "segment,recover", "-n", "1", "-o", "R")
     assert ran.status == 0, ran.err
-    assert {"correlation", "iou"} <= {line.split()[0] for line in ran.out.splitlines() if line.strip()}
+    assert {"correlation", "IoU"} <= {line.split()[0] for line in ran.out.splitlines() if line.strip()}
 
 
 @pytest.mark.usefixtures("here")

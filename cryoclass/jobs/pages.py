@@ -179,6 +179,7 @@ def _curves(tuned: FineTuned) -> Curves:
         val_auc=np.array([np.nan if r.val_auc is None else r.val_auc for r in records]),
         val_accuracy=np.array([np.nan if r.val_accuracy is None else r.val_accuracy for r in records]),
         best=best.at,
+        loss="sum over the tasks" if tuned.voxels else "cross-entropy (nats)",
     )
 
 

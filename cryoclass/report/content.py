@@ -84,6 +84,8 @@ class Curves:
         Values (E,), NaN where one was not measured; AUC and accuracy lie between 0 and 1.
     best
         The epoch or freedom whose weights were kept.
+    loss
+        What the losses are.
     """
 
     at: Array | Integers
@@ -93,6 +95,7 @@ class Curves:
     val_accuracy: Array
     best: float
     kind: str = "epoch"
+    loss: str = "cross-entropy (nats)"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -42,7 +42,7 @@ def training_curves(curves: Curves) -> Figure:
     _line(left, curves.at, curves.val_loss, "validation", 1)
     _line(right, curves.at, curves.val_auc, "AUC", 2)
     _line(right, curves.at, curves.val_accuracy, "accuracy", 3)
-    left.set(title="Loss", ylabel="cross-entropy (nats)")
+    left.set(title="Loss", ylabel=curves.loss)
     right.set(title="Validation scores", ylabel="score (0 to 1)", ylim=(-0.02, 1.02))
     for axes in (left, right):
         grid(axes)

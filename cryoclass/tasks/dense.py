@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from cryoclass.metrics import NORMAL
 from cryoclass.tasks.task import Arrays
 
+NAMES = {"iou": "IoU", "dice": "Dice"}  # of figures, for people
+
 
 @dataclass(frozen=True, kw_only=True)
 class Mean:
@@ -58,7 +60,8 @@ class VoxelScores:
     def in_words(self) -> dict[str, str]:
         """Each figure with the 95 % interval of its mean."""
         return {
-            name.replace("_", " "): f"{mean}, {self.count} particles" for name, mean in self.figures.items()
+            NAMES.get(name, name.replace("_", " ")): f"{mean}, {self.count} particles"
+            for name, mean in self.figures.items()
         }
 
     def to_dict(self) -> dict[str, Any]:
