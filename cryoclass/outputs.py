@@ -73,10 +73,19 @@ class VolumeFiles:
     angpix: float
     box: int
 
+    @property
+    def bytes_each(self) -> int:
+        """Size of a file."""
+        return volume_bytes(self.box, "float32")
+
+    @property
+    def still_to_write(self) -> int:
+        """How many files are not there yet."""
+        return sum(not path.exists() for paths in self.paths.values() for path in paths)
+
     def missing(self, row: int) -> bool:
         """Whether a file of a row is not there, or cut short."""
-        size = volume_bytes(self.box, "float32")
-        return any(stamp(paths[row])[0] != size for paths in self.paths.values())
+        return any(stamp(paths[row])[0] != self.bytes_each for paths in self.paths.values())
 
     def write(self, name: str, rows: NDArray[np.int64], volumes: NDArray[np.float32]) -> None:
         """Write an output (b, D, H, W) of some rows (b,)."""

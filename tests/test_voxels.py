@@ -165,6 +165,19 @@ def test_a_lost_file_alone_is_made_again(cryoclass):
     assert len(again) <= 8  # their batches, which are computed whole
 
 
+@pytest.mark.usefixtures("here")
+def test_masks_that_do_not_fit_on_the_disk_are_refused_before_any_work(cryoclass, monkeypatch):
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 200_000, 200_000)
+    )
+    ran = cryoclass("predict", "S/particles.star", "--model", "F", "--tasks", "segment,recover", "-o", "P")
+    assert ran.status == 1
+    assert "to be written" in ran.err
+    assert "without segment or recover" in ran.err
+    assert not Path("P/Masks").exists()
+    assert cryoclass("predict", "S/particles.star", "--model", "F", "-o", "P").status == 0
+
+
 def test_a_map_of_particles_needs_no_masks(here, cryoclass):
     ran = cryoclass("embed", "S/particles.star", "--model", "F", "-o", "E")
     assert ran.status == 0, ran.err

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cryoclass.cutting import TomogramSource
     from cryoclass.inference.engines import Engine
     from cryoclass.inference.pipeline import Flow
-    from cryoclass.outputs import Facts, Origin, Outputs
+    from cryoclass.outputs import Facts, Origin, Outputs, VolumeFiles
     from cryoclass.particles import Particles
     from cryoclass.sources import Boxes, Source
 
@@ -198,8 +198,28 @@ def compute_outputs(
     return origin
 
 
-def check_space(outdir: Path, table: "Particles", card: "ModelCard", tables: int, listener: Listener) -> None:
-    """Hold, before any box is read, that the disk has room for outputs, as far as they are not there yet, and tables.
+def check_space(
+    outdir: Path,
+    table: "Particles",
+    card: "ModelCard",
+    tables: int,
+    listener: Listener,
+    volumes: "VolumeFiles | None" = None,
+) -> None:
+    """Hold, before any box is computed, that the disk has room for outputs, as far as they are not there yet, and tables.
+
+    Parameters
+    ----------
+    outdir
+        Where they go.
+    table, card
+        The particles, and what the model says of each.
+    tables
+        How many tables are written.
+    listener
+        Hears warnings.
+    volumes
+        Where outputs go that are volumes.
 
     Raises
     ------
@@ -212,7 +232,9 @@ def check_space(outdir: Path, table: "Particles", card: "ModelCard", tables: int
 
     needed = tables * table_bytes(table.path, len(table), len(card.classes))
     needed += 0 if (outdir / FOLDER).exists() else outputs_bytes(len(table), card)
-    enforce(check_disk(outdir, needed), listener)
+    files = volumes.still_to_write if volumes else 0
+    needed += files * volumes.bytes_each if volumes else 0
+    enforce(check_disk(outdir, needed, files, "--tasks without segment or recover"), listener)
 
 
 def check_crops(

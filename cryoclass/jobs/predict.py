@@ -181,8 +181,8 @@ def _predict(request: PredictRequest, path: Path, place: Workplace, listener: Li
     invert = request.cutting.invert
     enforce(check_contrast(boxes.sample, engine.card, invert, flipped=flips(source)), listener)
     facts = facts_of(engine, boxes, {"precision": request.precision, "tasks": engine.card.tasks})
-    check_space(request.outdir, table, engine.card, 1 + request.split_classes, listener)
     volumes = _volume_files(request.outdir, table, source, engine.card)
+    check_space(request.outdir, table, engine.card, 1 + request.split_classes, listener, volumes)
     poses = _poses(table, source, listener) if request.averages else None
     flow = Flow(batch_size=request.batch_size, workers=workers, track=listener.track)
     place.begin()
