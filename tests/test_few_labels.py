@@ -167,8 +167,8 @@ def test_the_head_alone_stays_where_no_later_epoch_is_better(examples):
     )
     train = examples.parts == "train"
     with torch.inference_mode():
-        x = Preparer(SMALL)(torch.from_numpy(examples.source.voxels[train]))
-        said = classifier.finish(classifier.eval()(x))
+        preparer, raw = Preparer(SMALL), torch.from_numpy(examples.source.voxels[train])
+        said = classifier.finish(classifier.eval()(preparer(raw), preparer.grey(raw)))
     loss = log_loss(examples.labels[train], said["probabilities"].numpy())
     assert loss == pytest.approx(history.records[0].train_loss, rel=1e-2), "the head takes plain embeddings"
 
@@ -331,14 +331,13 @@ def test_commands_warn_of_such_boxes_where_the_weights_of_the_package_are_used(c
 
 
 @pytest.fixture(scope="module")
-def tuned(extracted):
-    """The project with a model folder of few epochs, made without naming a network or a recipe."""
-    folder = extracted.root
-    with contextlib.chdir(folder):
-        assert (
-            main(["finetune", "Extract/particles.star", "--device", "cpu", "--epochs", "2", "-o", "Few"]) == 0
-        )
-    return folder / "Few"
+def tuned(extracted, tmp_path_factory):
+    """A model folder of few epochs, made without naming a network or a recipe."""
+    folder = tmp_path_factory.mktemp("tuned") / "Few"  # a new one: a worker may come back to this module
+    with contextlib.chdir(extracted.root):
+        argv = ["finetune", "Extract/particles.star", "--device", "cpu", "--epochs", "2", "-o", str(folder)]
+        assert main(argv) == 0
+    return folder
 
 
 def test_finetune_on_a_cpu_takes_the_network_of_the_package_and_its_recipe(tuned):
