@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from cryoclass import jobs
 from cryoclass.cli import console
-from cryoclass.cli.following import with_images
+from cryoclass.cli.following import all_tasks, with_images
 from cryoclass.cli.options import with_request
 from cryoclass.jobs.export import ExportRequest
 
@@ -20,7 +20,8 @@ def export(request: ExportRequest) -> None:
     """
     result = jobs.export(request, console.Heard())
     file, parity = result.file, result.parity
-    difference = f"{parity.max_probability_difference:.1e} in a probability; allowed {parity.tolerance:g}"
+    where = "a probability" if len(result.tasks) < 2 else "a probability or a voxel"
+    difference = f"{parity.max_probability_difference:.1e} in {where}; allowed {parity.tolerance:g}"
     console.rows(
         "exported",
         [
@@ -33,7 +34,9 @@ def export(request: ExportRequest) -> None:
             ),
         ],
     )
-    console.next_command(("cryoclass", "predict", with_images(result.tables), "--onnx", file))
+    console.next_command(
+        ("cryoclass", "predict", with_images(result.tables), "--onnx", file, *all_tasks(result.tasks))
+    )
 
 
 def _list(numbers: Iterable[int]) -> str:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from cryoclass import jobs
 from cryoclass.cli import console
-from cryoclass.cli.following import same_boxes
+from cryoclass.cli.following import all_tasks, same_boxes
 from cryoclass.cli.options import with_request
 from cryoclass.jobs.finetune import FinetuneRequest, FinetuneResult, Plan
 
@@ -30,6 +30,7 @@ def finetune(request: FinetuneRequest) -> None:
             result.table,
             "--model",
             result.model,
+            *all_tasks(result.tuned.card.tasks),
             *same_boxes(request.boxes, request.cutting),
         ),
         ("cryoclass", "export", result.model, "-o", "model.onnx"),

@@ -31,6 +31,11 @@ def some_particles() -> Path:
     return DEFAULT_PARTICLES if DEFAULT_PARTICLES.is_file() else YOURS
 
 
+def all_tasks(tasks: Sequence[str]) -> Words:
+    """Return the option that asks a model for all that it does; nothing where classes are all."""
+    return ("--tasks", ",".join(tasks)) if len(tasks) > 1 else ()
+
+
 def same_boxes(boxes: BoxOrigin, cutting: Cutting) -> Words:
     """Return the options that open the same boxes once more."""
     return (*typed(boxes), *typed(cutting))

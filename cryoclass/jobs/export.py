@@ -29,11 +29,12 @@ class ExportRequest(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportResult:
-    """The file that was written, how closely it follows torch, and the tables that the model learnt from."""
+    """The file that was written, how closely it follows torch, the tables that the model learnt from, and what it does."""
 
     file: Path
     parity: "Parity"
     tables: tuple[Path, ...]
+    tasks: tuple[str, ...]
 
 
 def export(request: ExportRequest, listener: Listener = TO_LOG) -> ExportResult:
@@ -59,9 +60,10 @@ def export(request: ExportRequest, listener: Listener = TO_LOG) -> ExportResult:
     with claim_file(request.out):
         enforce(check_disk(request.out.parent, _bytes(request)), listener)
         parity = export_onnx(request.model, request.out, request.precision)
-    said = load_card(request.model).training.get("particles", ())  # for people: nobody has checked it
+    card = load_card(request.model)
+    said = card.training.get("particles", ())  # for people: nobody has checked it
     tables = tuple(Path(name) for name in said if isinstance(name, str)) if isinstance(said, list) else ()
-    return ExportResult(file=request.out, parity=parity, tables=tables)
+    return ExportResult(file=request.out, parity=parity, tables=tables, tasks=card.tasks)
 
 
 def _bytes(request: ExportRequest) -> int:

@@ -72,10 +72,11 @@ class PredictRequest(WorkRequest):
     particles: Path | None = particles_setting()
     choice: ModelChoice = ModelChoice()
     outdir: Path = outdir_setting("Predict")
-    tasks: str = setting(
-        "classify",
+    tasks: str | None = setting(
+        None,
         help="What to tell: classify, segment (a mask for each particle, in Masks/) and recover (its density without "
-        "noise and missing wedge, in Densities/), with commas between them.",
+        "noise and missing wedge, in Densities/), with commas between them; classes alone where left out, or all that a "
+        "model without classes does.",
         unit="list",
     )
     min_probability: float = setting(
@@ -226,10 +227,12 @@ def _engine(request: PredictRequest, listener: Listener) -> "Engine":
     UsageError
         The model does not do one of them.
     """
-    from cryoclass.tasks import tasks_typed
+    from cryoclass.tasks import CLASSIFY, task_named, tasks_typed
 
-    asked = tasks_typed(request.tasks)
+    typed = tasks_typed(request.tasks) if request.tasks is not None else ()
     engine = open_engine(request.choice, request.device, request.precision, listener)
+    able = tuple(task_named(name) for name in engine.card.tasks)
+    asked = typed or ((CLASSIFY,) if CLASSIFY in able else able)
     lacking = [task.name for task in asked if task.name not in engine.card.tasks]
     if lacking:
         raise UsageError(
