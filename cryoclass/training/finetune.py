@@ -22,7 +22,7 @@ from cryoclass.machine import computing_in
 from cryoclass.metrics import Metrics
 from cryoclass.settings import Init, Recipe, Start, Training
 from cryoclass.sources import read_many
-from cryoclass.tasks import CLASSIFY, RECOVER, Task, task_named, tasks_typed
+from cryoclass.tasks import CLASSIFY, RECOVER, SEGMENT, Task, task_named, tasks_typed
 from cryoclass.tasks.dense import VoxelScores
 from cryoclass.training.frozen import fit_frozen
 from cryoclass.training.history import HeadRecord, History
@@ -32,6 +32,8 @@ from cryoclass.training.recipes import what_counts
 from cryoclass.training.recovery import RecoveryScores, measure_recovery
 from cryoclass.training.splits import PARTS
 from cryoclass.volumes.contrast import Contrast
+
+NOTHING = 0.05  # intersection over union, below which masks are of no use to anybody
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +113,20 @@ class FineTuned:
     @property
     def remarks(self) -> tuple[str, ...]:
         """What the course of the training adds to the caveats of its scores, as sentences."""
+        return (*self._about_masks, *self._about_classes)
+
+    @property
+    def _about_masks(self) -> tuple[str, ...]:
+        found = self.voxels.get(self.scored_part, {}).get(SEGMENT.name)
+        if found is None or SEGMENT.grade(found) >= NOTHING:
+            return ()
+        return (
+            f"The masks hold next to nothing of the particles (IoU {SEGMENT.grade(found):.3f}): the training has not begun to "
+            "find them; try more --epochs.",
+        )
+
+    @property
+    def _about_classes(self) -> tuple[str, ...]:
         if self.scores is None or self.scores.above_guessing:
             return ()
         last = self.history.records[-1]
