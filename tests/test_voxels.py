@@ -138,6 +138,28 @@ def test_real_relion_reads_masks_and_densities(cryoclass):
 
 
 @pytest.mark.usefixtures("here")
+def test_a_mask_serves_relion_refine_as_its_solvent_mask(cryoclass):
+    ran = cryoclass(
+        "predict", "S/particles.star", "--model", "F", "--tasks", "classify,segment", "--averages", "-o", "P"
+    )
+    assert ran.status == 0, ran.err
+    mask = volumes("P/particles.star", COLUMNS["mask"])[0].path
+    reference = next(Path("P/Averages").glob("*_raw.mrc"))
+    options = "--K 1 --iter 1 --particle_diameter 240 --ini_high 80 --pad 1 --sym C1 --firstiter_cc --healpix_order 0"
+    quick = "--oversampling 0 --offset_range 1 --offset_step 1 --dont_combine_weights_via_disc"
+    command = ["relion_refine", "--i", "P/particles.star", "--o", "./run", "--ref", reference]
+    ran = subprocess.run(
+        [*command, "--solvent_mask", mask, *options.split(), *quick.split()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert open_volume(Path("run_it001_class001.mrc")).data.shape == (16, 16, 16)
+
+
+@pytest.mark.usefixtures("here")
 def test_an_exported_file_gives_the_same_masks(cryoclass):
     exported = cryoclass("export", "F", "-o", "m.onnx")
     assert exported.status == 0, exported.err
