@@ -289,6 +289,20 @@ def test_a_mask_of_another_pixel_size_is_none_of_this_particle():
         NamedVolumes(particles, "mask", Cube(16, 10.0)).read(0)
 
 
+@pytest.mark.usefixtures("here")
+def test_a_run_does_not_go_on_with_other_masks(cryoclass):
+    """The same names, other voxels."""
+    typed = ("finetune", "S/particles.star", *NETWORK, "--tasks", EVERY, "-o", "R")
+    assert cryoclass(*typed).status == 0
+    assert cryoclass(*typed, "--resume").status == 0
+    for mask in volumes("S/particles.star", COLUMNS["mask"]):
+        write_volume(mask.path, 1 - np.array(mask.data), 20.0)
+    ran = cryoclass(*typed, "--resume")
+    assert ran.status != 0
+    assert "mask" in ran.err
+    assert "another run" in ran.err or "differ" in ran.err, ran.err
+
+
 # -------------------------------------------------------------------------------------------------- training
 
 

@@ -148,6 +148,7 @@ def _finetune(request: FinetuneRequest, place: Workplace, listener: Listener) ->
     from cryoclass.checks.classes import check_class_names
     from cryoclass.checks.findings import enforce
     from cryoclass.labels import read_labelled
+    from cryoclass.sources import Boxes
     from cryoclass.training.finetune import choose_recipe, train
     from cryoclass.training.loop import LabelledBoxes
 
@@ -171,7 +172,8 @@ def _finetune(request: FinetuneRequest, place: Workplace, listener: Listener) ->
         truths=_truths(labelled, boxes.source, recipe.tasks, request.references, listener),
     )
     # What they are, and not where they lie: a disk may be moved, and a folder be named from elsewhere.
-    run = replace(run, facts={**request.cutting.to_dict(), "voxels": boxes.fingerprint[:12]})
+    truths = {str(name): Boxes(source=truth).fingerprint[:12] for name, truth in examples.truths.items()}
+    run = replace(run, facts={**request.cutting.to_dict(), "voxels": boxes.fingerprint[:12], **truths})
     tuned = train(examples, boxes.sample.contrast, recipe, request.start, run)
     tuned = _with_origin(tuned, labelled, assignment)
     with place.finishing():
