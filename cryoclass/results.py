@@ -158,6 +158,11 @@ def names_in_table(paths: Sequence[Path], there: NDArray[np.int64], table: Path)
     return [spelled(path, table) if row in known else "None" for row, path in enumerate(paths)]
 
 
+def explanation_columns(told: Told) -> dict[str, list[str]]:
+    """Return the column that names, for each row, the volume of what spoke for its class; nothing where none was written."""
+    return {"cryoclassExplanationName": told.volumes["explanation"]} if "explanation" in told.volumes else {}
+
+
 def held_out_columns(
     said: Mapping[str, NDArray[np.float32]], classes: Sequence[str], outputs: Collection[str]
 ) -> dict[str, list[str]]:

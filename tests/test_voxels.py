@@ -209,6 +209,24 @@ def test_a_map_of_particles_needs_no_masks(here, cryoclass):
     assert {path.stem for path in (here / "E" / "outputs").glob("*.npy")} == {"status", "embedding", "logits"}
 
 
+@pytest.mark.usefixtures("here")
+def test_what_speaks_for_a_class_is_written_beside_it(cryoclass):
+    typed = ("predict", "S/particles.star", "--model", "F", "--tasks", "classify,segment", "-o", "P")
+    ran = cryoclass(*typed, "--explain", "auto")
+    assert ran.status == 0, ran.err
+    written = volumes("P/particles.star", "cryoclassExplanationName")
+    assert {volume.data.shape for volume in written} == {(16, 16, 16)}
+    assert {float(volume.data.max()) for volume in written} <= {0.0, 1.0}
+    assert min(float(volume.data.min()) for volume in written) == 0
+    assert "explanation" in Path("P/report.html").read_text()
+    ran = cryoclass(*typed, "--explain", "layer9", "--overwrite")
+    assert (ran.status, "--explain is layer9, which is no layer of this network" in ran.err) == (2, True)
+    assert "blocks.1" in ran.err
+    assert cryoclass("export", "F", "-o", "m.onnx").status == 0
+    ran = cryoclass("predict", "S/particles.star", "--onnx", "m.onnx", "--explain", "auto", "-o", "O")
+    assert (ran.status, "Use --model" in ran.err) == (2, True)
+
+
 # ------------------------------------------------------------------------------------------------ what is refused
 
 

@@ -45,6 +45,7 @@ class Res32(Backbone):
 
     width = CHANNELS[-1]
     map_channels = CHANNELS
+    explained = "blocks.1"  # 8x8x8, as fine as layer3 of a 3D ResNet is beside its own input
     centre: Tensor
     sharpen: Tensor
 

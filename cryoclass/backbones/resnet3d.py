@@ -114,6 +114,8 @@ class ResNet3d(Backbone):
         With shortcut ``A``: let no gradient through it, as the code that the weights of 2018 were made with.
     """
 
+    explained = "layer3"
+
     def __init__(self, depth: int, channels: int, shortcut: Shortcut = "A", *, detach: bool = False) -> None:
         super().__init__()
         self.conv1 = nn.Conv3d(channels, 64, kernel_size=7, stride=(1, 2, 2), padding=3, bias=False)

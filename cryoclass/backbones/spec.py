@@ -37,11 +37,15 @@ class Backbone(nn.Module, ABC):
         Length of the vector.
     map_channels
         Channels of its feature maps, the finest first; empty where it hands out none.
+    explained
+        Name of the layer whose maps are shown to people, since they are fine enough to look at and deep enough to mean something;
+        empty where nobody has chosen one.
     facts
         What is known of the weights that are in it: nothing, until somebody loads some that have a card.
     """
 
     width: int
+    explained: str = ""
     map_channels: tuple[int, ...] = ()
     facts: WeightFacts = WeightFacts()
 

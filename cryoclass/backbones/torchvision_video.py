@@ -62,6 +62,7 @@ class VideoResNet(Backbone):
 
     width = 512
     map_channels = (64, 128, 256, 512)
+    explained = "layer3"
 
     def __init__(self, network: Any, channels: int) -> None:
         super().__init__()

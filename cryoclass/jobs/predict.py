@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from cryoclass.sources import Boxes, Source
 
 
-VOLUME_FOLDERS = {"mask": "Masks", "density": "Densities"}
+VOLUME_FOLDERS = {"mask": "Masks", "density": "Densities", "explanation": "Explanations"}
 AVERAGES = "Averages"
 TABLE = "particles.star"  # comes last and says that all is there
 WRITES = Writes(
@@ -84,6 +84,11 @@ class PredictRequest(WorkRequest):
     )
     split_classes: bool = setting(
         False, flags=("--split-classes",), help="Also write one STAR file per class."
+    )
+    explain: str | None = setting(
+        None,
+        unit="layer",
+        help="Write, in Explanations/, which voxels spoke for the class of each particle: Grad-CAM of a layer such as layer3, or auto.",
     )
     averages: bool = setting(
         False,
@@ -181,7 +186,11 @@ def _predict(request: PredictRequest, path: Path, place: Workplace, listener: Li
     boxes = Boxes(source=source, workers=workers)
     invert = request.cutting.invert
     enforce(check_contrast(boxes.sample, engine.card, invert, flipped=flips(source)), listener)
-    facts = facts_of(engine, boxes, {"precision": request.precision, "tasks": engine.card.tasks})
+    facts = facts_of(
+        engine,
+        boxes,
+        {"precision": request.precision, "tasks": engine.card.tasks, "explain": request.explain},
+    )
     volumes = _volume_files(request.outdir, table, source, engine.card)
     check_space(request.outdir, table, engine.card, 1 + request.split_classes, listener, volumes)
     poses = _poses(table, source, listener) if request.averages else None
@@ -243,11 +252,20 @@ def _engine(request: PredictRequest, listener: Listener) -> "Engine":
     needing = [flag for flag, on in _class_flags(request) if on]
     if needing and "classify" not in {task.name for task in asked}:
         raise UsageError(f"{needing[0]} needs classes.", "Add classify to --tasks.")
-    return engine.asked(asked)
+    engine = engine.asked(asked)
+    if request.explain is None:
+        return engine
+    from cryoclass.inference.explaining import ExplainingEngine
+
+    return ExplainingEngine(engine, request.explain)
 
 
 def _class_flags(request: PredictRequest) -> tuple[tuple[str, bool], ...]:
-    return (("--split-classes", request.split_classes), ("--averages", request.averages))
+    return (
+        ("--split-classes", request.split_classes),
+        ("--averages", request.averages),
+        ("--explain", request.explain is not None),
+    )
 
 
 def _volume_files(outdir: Path, table: "Particles", source: "Source", card: "ModelCard") -> "VolumeFiles":
@@ -327,6 +345,7 @@ def _write(request: PredictRequest, said: _Said, boxes: "Boxes", origin: "Origin
     from cryoclass.jobs.pages import write_prediction_page
     from cryoclass.results import (
         INCOMPLETE,
+        explanation_columns,
         write_metrics,
         write_optimisation_sets,
         write_skipped,
@@ -338,6 +357,7 @@ def _write(request: PredictRequest, said: _Said, boxes: "Boxes", origin: "Origin
     tasks, told = [task_named(name) for name in said.card.tasks], _told(said, outdir)
     star, page = outdir / (INCOMPLETE if said.problem else TABLE), outdir / "report.html"
     columns = {name: cells for task in tasks for name, cells in task.columns(told).items()}
+    columns |= explanation_columns(told)
     result = table.with_columns(columns)
     write_skipped(outdir / "skipped.csv", table, said.outputs.reasons)
     for task in tasks:
