@@ -169,6 +169,15 @@ def test_a_density_is_judged_by_its_correlation():
     torch.testing.assert_close(flat, torch.tensor([0.0, 0.0, torch.nan]), equal_nan=True)
 
 
+def test_densities_are_compared_as_shares_of_the_highest_voxel():
+    """Half precision is off by a share of a number, not by an amount."""
+    true = np.zeros((1, 4, 4, 4), np.float32)
+    true[0, 1, 1, 1] = 8.0
+    assert RECOVER.difference({"density": true * 1.001}, {"density": true}) == pytest.approx(1e-3, rel=1e-3)
+    assert RECOVER.difference({"density": true / 80 + 0.01}, {"density": true / 80}) == pytest.approx(0.01)
+    assert np.isnan(RECOVER.difference({"density": true * np.nan}, {"density": true}))
+
+
 def test_where_nothing_is_known_nothing_is_learnt():
     """A gradient of 0, not NaN, which would spoil the weights that all tasks share."""
     unknown = torch.full((2, 4, 4, 4), torch.nan)

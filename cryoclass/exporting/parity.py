@@ -24,7 +24,7 @@ BATCHES = (1, 3, 32)
 FEWER_BATCHES = (1, 3)
 CHUNK = 4  # boxes that torch computes at once; the answer for a box does not depend on its batch
 
-# Largest difference of a probability. Half precision keeps 11 bits, so that a 34-layer network is off by about 1e-3.
+# Largest difference of a probability, or of a voxel as a share of the highest one. Half precision keeps 11 bits, so that a 34-layer network is off by about 1e-3.
 TOLERANCE: dict[ExportPrecision, float] = {"fp32": 1e-4, "fp16": 1e-2}
 
 # A 3D ResNet-34 at 32x128x128 takes 7.3e12, measured 77 s on two AVX-512 cores with 5 GB of memory.
@@ -38,7 +38,7 @@ class Parity:
     Parameters
     ----------
     max_probability_difference
-        Largest absolute difference of a probability over everything compared.
+        Largest absolute difference of a probability, or of a voxel as a share of the highest one, over everything compared.
     same_class
         Whether the most probable class was the same for each box. Boxes whose two best classes are closer than twice
         the tolerance count as the same.
@@ -96,7 +96,7 @@ def check_parity(
     # Written so that NaN fails too.
     if not parity.max_probability_difference <= parity.tolerance or not parity.same_class:
         raise ModelError(
-            f"The exported graph does not agree with torch: probabilities differ by up to "
+            f"The exported graph does not agree with torch: its outputs differ by up to "
             f"{parity.max_probability_difference:.2g} (limit {parity.tolerance:g}), "
             f"classes are {'the same' if parity.same_class else 'not the same'}.",
             "Use --precision fp32." if precision == "fp16" else "Nothing was written; please report this.",

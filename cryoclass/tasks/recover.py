@@ -76,8 +76,9 @@ class Recover(Task):
         return {DENSITY_COLUMN: told.volumes["density"]}
 
     def difference(self, found: Arrays, expected: Arrays) -> float:
-        """Return the largest absolute difference of a voxel, whose deviation over the box is about 1."""
-        return float(np.abs(found["density"] - expected["density"]).max())
+        """Return the largest absolute difference of a voxel, as a share of the highest one, so that 1 is all of it."""
+        highest = max(1.0, float(np.abs(expected["density"]).max()))
+        return float(np.abs(found["density"] - expected["density"]).max()) / highest
 
     def same(self, found: Arrays, expected: Arrays, tie: float) -> bool:  # noqa: ARG002
         """Say yes: nothing is decided by a density."""
