@@ -234,7 +234,8 @@ def check_space(
     needed += 0 if (outdir / FOLDER).exists() else outputs_bytes(len(table), card)
     files = volumes.still_to_write if volumes else 0
     needed += files * volumes.bytes_each if volumes else 0
-    enforce(check_disk(outdir, needed, files, "--tasks without segment or recover"), listener)
+    less = "--tasks without segment or recover" if files else "fewer particles"
+    enforce(check_disk(outdir, needed, files, less), listener)
 
 
 def check_crops(

@@ -26,7 +26,7 @@ from cryoclass.report.content import (
 from cryoclass.report.pages import prediction_page, training_page
 from cryoclass.report.scores import surest_and_least, worst_mistakes
 from cryoclass.results import Told
-from cryoclass.sources import Boxes, read_many
+from cryoclass.sources import Boxes, Reason, read_many
 from cryoclass.training.finetune import FineTuned
 from cryoclass.training.loop import LabelledBoxes
 from cryoclass.training.splits import PARTS
@@ -147,13 +147,12 @@ def _voxel_sheets(
     tuned: FineTuned, rows: np.ndarray, examples: LabelledBoxes, tomograms: Sequence[str]
 ) -> list[VoxelSheet]:
     """Show a few particles, spread over those that were scored: the box, what is known, and what the network says."""
-    chosen = rows[np.unique(np.linspace(0, len(rows) - 1, SHEETS).astype(int))].tolist()
-    read = [
-        (row, found) for row, found in read_many(examples.taught, chosen) if isinstance(found, np.ndarray)
-    ]
+    read = read_many(examples.taught, _a_few(rows))
     engine = TorchEngine(WholeModel(tuned.classifier, tuned.card), torch.device("cpu"))
     sheets = []
     for row, volumes in read:
+        if isinstance(volumes, Reason):
+            continue
         box, *truths = volumes
         said = engine.run(box[None])
         shown = {"subtomogram": box}

@@ -1,8 +1,8 @@
 """What tasks that speak of each voxel have in common: one convolution as head, and scores that are means over particles."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cryoclass.metrics import NORMAL
-from cryoclass.tasks.task import Arrays
+from cryoclass.tasks.task import Arrays, Features, Said, Task
+
+if TYPE_CHECKING:
+    from cryoclass.results import Told
 
 NAMES = {"iou": "IoU", "dice": "Dice"}  # of figures, for people
 
@@ -67,6 +70,56 @@ class VoxelScores:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that JSON can hold."""
         return {"count": self.count, **{name: mean.to_dict() for name, mean in self.figures.items()}}
+
+
+class VoxelTask(Task):
+    """A task that says one number of each voxel, whatever the class.
+
+    Attributes
+    ----------
+    column
+        Of the user's table, that names the volume of each row.
+    figures
+        What :meth:`judge` gives of each particle: first the one by which epochs are compared, last the loss.
+    """
+
+    dense = True
+    column: ClassVar[str]
+    figures: ClassVar[tuple[str, ...]]
+
+    @property
+    def output(self) -> str:
+        """The name of its only output."""
+        return next(iter(self.outputs))
+
+    def make_head(self, width: int, classes: int) -> nn.Module:  # noqa: ARG002 - the same for all classes
+        """Return a convolution from the map to one number a voxel."""
+        return voxel_head(width)
+
+    def say(self, head: nn.Module, features: Features) -> Said:
+        """Return what the head says of each voxel, (N, D, H, W)."""
+        return {self.output: head(features.dense)[:, 0]}
+
+    def score(
+        self,
+        judged: Arrays,
+        labels: NDArray[np.integer],  # noqa: ARG002
+        classes: Sequence[str],  # noqa: ARG002
+    ) -> VoxelScores | None:
+        """Return the means over the particles whose truth is known."""
+        return voxel_scores(judged, self.figures)
+
+    def grade(self, scores: VoxelScores) -> float:
+        """Return the mean of the first figure."""
+        return scores.figures[self.figures[0]].mean
+
+    def cost(self, scores: VoxelScores) -> float:
+        """Return the mean of the last figure, the loss."""
+        return scores.figures[self.figures[-1]].mean
+
+    def columns(self, told: "Told") -> dict[str, list[str]]:
+        """Return the file of each row."""
+        return {self.column: told.volumes[self.output]}
 
 
 def voxel_scores(judged: Arrays, names: tuple[str, ...]) -> VoxelScores | None:

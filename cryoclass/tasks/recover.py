@@ -1,26 +1,20 @@
 """The task of telling what the particle's density looks like without noise, neighbours and missing wedge: squared error."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from cryoclass.card import PARTICLES, Axes
 from cryoclass.settings import Recipe
 from cryoclass.star.tables import DENSITY_COLUMN
-from cryoclass.tasks.dense import VoxelScores, flat, mean_over_known, voxel_head, voxel_scores
-from cryoclass.tasks.task import Arrays, Features, Said, Task, Truth
-
-if TYPE_CHECKING:
-    from cryoclass.results import Told
-
-FIGURES = ("correlation", "squared_error")
+from cryoclass.tasks.dense import VoxelTask, flat, mean_over_known
+from cryoclass.tasks.task import Arrays, Said, Truth
 
 
-class Recover(Task):
+class Recover(VoxelTask):
     """What the particle alone looks like: ``density``, (N, D, H, W).
 
     Its units: the background is 0, and the deviation over a box is 1.
@@ -29,15 +23,8 @@ class Recover(Task):
     name = "recover"
     truth: ClassVar[Truth] = "density"
     outputs: ClassVar[Mapping[str, Axes]] = {"density": (PARTICLES, "D", "H", "W")}
-    dense = True
-
-    def make_head(self, width: int, classes: int) -> nn.Module:  # noqa: ARG002 - one density, whatever its class
-        """Return a convolution from the map to one number a voxel."""
-        return voxel_head(width)
-
-    def say(self, head: nn.Module, features: Features) -> Said:
-        """Return the density (N, D, H, W)."""
-        return {"density": head(features.dense)[:, 0]}
+    column = DENSITY_COLUMN
+    figures = ("correlation", "squared_error")
 
     def finish(self, said: Said) -> Said:
         """Return the density."""
@@ -53,27 +40,6 @@ class Recover(Task):
         """Return the Pearson correlation with the true density, and the squared error, (n,); NaN where unknown."""
         error = (flat(outputs["density"]) - flat(truth)).square().mean(1)
         return {"correlation": correlation(outputs["density"], truth), "squared_error": error}
-
-    def score(
-        self,
-        judged: Arrays,
-        labels: NDArray[np.integer],  # noqa: ARG002
-        classes: Sequence[str],  # noqa: ARG002
-    ) -> VoxelScores | None:
-        """Return the means over the particles whose density is known."""
-        return voxel_scores(judged, FIGURES)
-
-    def grade(self, scores: VoxelScores) -> float:
-        """Return the correlation."""
-        return scores.figures["correlation"].mean
-
-    def cost(self, scores: VoxelScores) -> float:
-        """Return the squared error."""
-        return scores.figures["squared_error"].mean
-
-    def columns(self, told: "Told") -> dict[str, list[str]]:
-        """Return the file of each row."""
-        return {DENSITY_COLUMN: told.volumes["density"]}
 
     def difference(self, found: Arrays, expected: Arrays) -> float:
         """Return the largest absolute difference of a voxel, as a share of the highest one, so that 1 is all of it."""

@@ -1,44 +1,36 @@
 """The task of telling which voxels belong to the particle, and not to its neighbours: binary cross-entropy on logits."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cryoclass.card import PARTICLES, Axes
 from cryoclass.settings import Recipe
 from cryoclass.star.tables import MASK_COLUMN
-from cryoclass.tasks.dense import VoxelScores, flat, mean_over_known, voxel_head, voxel_scores
-from cryoclass.tasks.task import Arrays, Features, Said, Task, Truth
-
-if TYPE_CHECKING:
-    from cryoclass.results import Told
+from cryoclass.tasks.dense import VoxelTask, flat, mean_over_known, voxel_head
+from cryoclass.tasks.task import Arrays, Said, Truth
 
 BORDER = 0.5  # probability from which a voxel belongs to the particle
 
 PRIOR = -3.0  # logit of 5 %: of a box, a particle fills 1 to 20 %
-FIGURES = ("iou", "dice", "voxel_accuracy", "cross_entropy")
 
 
-class Segment(Task):
+class Segment(VoxelTask):
     """Which voxels belong to the particle: ``mask``, a probability for each, (N, D, H, W)."""
 
     name = "segment"
     truth: ClassVar[Truth] = "mask"
     outputs: ClassVar[Mapping[str, Axes]] = {"mask": (PARTICLES, "D", "H", "W")}
-    dense = True
+    column = MASK_COLUMN
+    figures = ("iou", "dice", "voxel_accuracy", "cross_entropy")
 
     def make_head(self, width: int, classes: int) -> nn.Module:  # noqa: ARG002 - one particle, whatever its class
         """Return a convolution from the map to one number a voxel; at first, few voxels belong to the particle."""
         return voxel_head(width, PRIOR)
-
-    def say(self, head: nn.Module, features: Features) -> Said:
-        """Return the logits (N, D, H, W)."""
-        return {"mask": head(features.dense)[:, 0]}
 
     def finish(self, said: Said) -> Said:
         """Return the probabilities."""
@@ -66,27 +58,6 @@ class Segment(Task):
             "cross_entropy": F.binary_cross_entropy(said, true.float(), reduction="none").mean(1),
         }
         return {name: torch.where(unknown, torch.nan, value) for name, value in figures.items()}
-
-    def score(
-        self,
-        judged: Arrays,
-        labels: NDArray[np.integer],  # noqa: ARG002
-        classes: Sequence[str],  # noqa: ARG002
-    ) -> VoxelScores | None:
-        """Return the means over the particles whose mask is known."""
-        return voxel_scores(judged, FIGURES)
-
-    def grade(self, scores: VoxelScores) -> float:
-        """Return the intersection over union."""
-        return scores.figures["iou"].mean
-
-    def cost(self, scores: VoxelScores) -> float:
-        """Return the binary cross-entropy."""
-        return scores.figures["cross_entropy"].mean
-
-    def columns(self, told: "Told") -> dict[str, list[str]]:
-        """Return the file of each row."""
-        return {MASK_COLUMN: told.volumes["mask"]}
 
     def difference(self, found: Arrays, expected: Arrays) -> float:
         """Return the largest absolute difference of a probability."""

@@ -27,8 +27,7 @@ def normalise(box: np.ndarray, radius: float) -> np.ndarray:
     VolumeError
         There is no background, it is constant, or it holds NaN.
     """
-    axes = np.ogrid[tuple(slice(-(n // 2), n - n // 2) for n in box.shape)]
-    background = box[sum(axis**2 for axis in axes) > radius**2].astype(np.float64)
+    background = box[_outside(box.shape, radius)].astype(np.float64)
     # min and max, since the deviation of a constant may be a rounding error above 0
     if not background.size or not background.max() > background.min():
         raise VolumeError(
@@ -56,9 +55,14 @@ def standard_density(density: np.ndarray) -> np.ndarray:
     VolumeError
         It is constant.
     """
-    axes = np.ogrid[tuple(slice(-(n // 2), n - n // 2) for n in density.shape)]
-    outside = sum(axis**2 for axis in axes) > (min(density.shape) // 2) ** 2
+    outside = _outside(density.shape, min(density.shape) // 2)
     if not density.max() > density.min():
         raise VolumeError("the density is constant.")
     raised = density - density[outside].mean(dtype=np.float64)
     return np.asarray(raised / density.std(dtype=np.float64), dtype=np.float32)
+
+
+def _outside(shape: tuple[int, ...], radius: float) -> np.ndarray:
+    """Return which voxels of a box lie farther than ``radius`` pixels from voxel ``n // 2``."""
+    axes = np.ogrid[tuple(slice(-(n // 2), n - n // 2) for n in shape)]
+    return np.asarray(sum(axis**2 for axis in axes) > radius**2)
