@@ -17,7 +17,8 @@ def finetune(request: FinetuneRequest) -> None:
     """Teach a network your classes from labelled particles.
 
     Shares the labelled particles out between training, validation and test, keeps the epoch with the best validation
-    AUC, and reports scores on particles that it never saw. Writes a model folder.
+    AUC (of several --tasks, the best mean of AUC, IoU and correlation), and reports scores on particles that it never saw. Writes a
+    model folder.
 
     Example: cryoclass finetune particles.star --backbone r3d34-k400
     """
