@@ -7,6 +7,7 @@ killed goes on with the rows that have none. Everything that is written for peop
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -91,6 +92,17 @@ class VolumeFiles:
         """Write an output (b, D, H, W) of some rows (b,)."""
         for row, volume in zip(rows.tolist(), volumes, strict=True):
             write_volume(self.paths[name][row], volume, self.angpix)
+
+    def clear(self, folders: Iterable[Path]) -> None:
+        """Remove what an earlier run, with other tasks or particles, has left in folders of volumes."""
+        own = {path for paths in self.paths.values() for path in paths}
+        for folder in folders:
+            for path in folder.glob("*/*.mrc"):
+                if path not in own:
+                    path.unlink()
+            for below in (*folder.glob("*/"), folder):
+                with suppress(OSError):  # it holds something, or is not there
+                    below.rmdir()
 
     def remove(self, rows: Iterable[int]) -> None:
         """Remove the files of rows that have none any more."""

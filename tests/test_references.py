@@ -104,3 +104,24 @@ def test_without_angles_nobody_knows_how_to_turn_a_reference(project, cryoclass,
     monkeypatch.chdir(project)
     ran = cryoclass("finetune", "S/particles.star", *NETWORK, "--references", "Refs", "-o", tmp_path / "F")
     assert (ran.status, "it has no angles (rlnAngleRot" in " ".join(ran.err.split())) == (2, True)
+
+
+def test_references_that_nothing_learns_from_are_said(project, cryoclass, tmp_path, monkeypatch):
+    monkeypatch.chdir(project)
+    network = [
+        "--backbone",
+        "res32",
+        "--input-size",
+        "16",
+        "16",
+        "16",
+        "--recipe",
+        "quick",
+        "-n",
+        "1",
+        "-b",
+        "4",
+    ]
+    ran = cryoclass("finetune", "S/particles.star", *network, "--references", "Refs", "-o", tmp_path / "F")
+    assert ran.status == 0, ran.err
+    assert "--references does nothing without segment or recover" in ran.err

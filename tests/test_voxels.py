@@ -210,6 +210,21 @@ def test_a_map_of_particles_needs_no_masks(here, cryoclass):
 
 
 @pytest.mark.usefixtures("here")
+def test_volumes_of_an_earlier_run_do_not_stay_beside_a_table_that_is_not_theirs(cryoclass):
+    typed = ("predict", "S/particles.star", "--model", "F", "-o", "P", "--tasks")
+    assert cryoclass(*typed, "segment,recover").status == 0
+    ran = cryoclass(*typed, "segment", "--overwrite")
+    assert ran.status == 0, ran.err
+    assert not Path("P/Densities").exists()
+    fewer = read_particles(Path("S/particles.star")).select(range(10))
+    fewer.write(Path("S/fewer.star"))
+    ran = cryoclass("predict", "S/fewer.star", "--model", "F", "-o", "P", "--tasks", "segment", "--overwrite")
+    assert ran.status == 0, ran.err
+    named = {volume.path.resolve() for volume in volumes("P/particles.star", COLUMNS["mask"])}
+    assert named == {path.resolve() for path in Path("P/Masks").rglob("*.mrc")}
+
+
+@pytest.mark.usefixtures("here")
 def test_what_speaks_for_a_class_is_written_beside_it(cryoclass):
     typed = ("predict", "S/particles.star", "--model", "F", "--tasks", "classify,segment", "-o", "P")
     ran = cryoclass(*typed, "--explain", "auto")

@@ -127,7 +127,7 @@ class TorchEngine:
         with (
             torch.inference_mode(),
             computing_in(self.device, self.precision),
-            _memory_said(voxels, self.device),
+            memory_said(voxels, self.device),
         ):
             raw = torch.from_numpy(np.require(voxels, np.float32, "W"))  # a memory map may be read-only
             outputs = self.whole(raw.to(self.device))
@@ -185,7 +185,7 @@ class BackboneEngine:
         with (
             torch.inference_mode(),
             computing_in(self.device, self.precision),
-            _memory_said(voxels, self.device),
+            memory_said(voxels, self.device),
         ):
             said = {EMBEDDING: self.network(torch.from_numpy(voxels).to(self.device)).float().cpu().numpy()}
         return _checked(said, self.card, self.description)
@@ -307,7 +307,7 @@ def _out_of_memory(voxels: Voxels, place: str) -> ModelError:
 
 
 @contextlib.contextmanager
-def _memory_said(voxels: Voxels, device: torch.device) -> Iterator[None]:
+def memory_said(voxels: Voxels, device: torch.device) -> Iterator[None]:
     """Turn torch's ways of saying that memory is lacking into words."""
     try:
         yield

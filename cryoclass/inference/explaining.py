@@ -11,7 +11,7 @@ from cryoclass.backbones.spec import Backbone
 from cryoclass.card import PARTICLES
 from cryoclass.errors import UsageError
 from cryoclass.files import digest
-from cryoclass.inference.engines import Arrays, Engine, TorchEngine, Voxels
+from cryoclass.inference.engines import Arrays, Engine, TorchEngine, Voxels, memory_said
 from cryoclass.tasks import Task
 
 EXPLANATION = "explanation"
@@ -73,7 +73,7 @@ class ExplainingEngine:
             found: torch.Tensor = classifier(x, grey)["logits"]
             return found
 
-        with torch.enable_grad():
+        with torch.enable_grad(), memory_said(voxels, self.engine.device):
             x = preparer.resize(grey).requires_grad_()
             maps = LayerGradCam(logits, self.layer).attribute(x, target=best, relu_attributions=True)
         volumes = preparer.as_given(resized(maps.detach(), grey.shape[2:])[:, 0])

@@ -157,6 +157,8 @@ def _finetune(request: FinetuneRequest, place: Workplace, listener: Listener) ->
     for words in request.training.idle:
         listener.warn(f"{words}.")
     recipe = choose_recipe(request.start, request.training)
+    if request.references is not None and recipe.tasks == ("classify",):
+        listener.warn("--references does nothing without segment or recover in --tasks.")
     arguments = request.particles or [str(particles_path(None))]
     labelled = read_labelled(arguments, request.label_column, needed="classify" in recipe.tasks)
     enforce(check_class_names(labelled.classes), listener)

@@ -369,6 +369,7 @@ def _write(request: PredictRequest, said: _Said, boxes: "Boxes", origin: "Origin
     if scores is not None:
         write_metrics(outdir / "metrics.json", {"labelled": scores.to_dict()})
     write_prediction_page(page, told, said.outputs, said.labels, boxes, said.card)
+    said.outputs.volumes.clear(outdir / folder for folder in VOLUME_FOLDERS.values())
     result.write(star)
     return PredictResult(
         table=star,
