@@ -1,6 +1,7 @@
 """Whether tasks help each other, and what of them holds on a species that was left out: all through the command line.
 
-    python benchmarks/joint_tasks.py [--snr 0.1 0.05] [--seeds 3] [--species 6] [--per-species 60] [--epochs 20] [--backbone NAME] [-o DIR]
+    python benchmarks/joint_tasks.py [--snr 0.1 0.05] [--seeds 3] [--species 6] [--per-species 60] [--epochs 20] [--backbone NAME]
+        [--fresh-decoder] [--no-left-out] [-o DIR]
 
 Crowded tomograms (particles up to touching each other) are simulated with their truth. One network learns all tasks, and one of the same size each task
 alone, as many epochs on the same particles; scores are those of the test part, tomograms that no training saw. Then the joint network learns once more
@@ -21,6 +22,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cryoclass.backbones.packaged import packaged_weights
+from cryoclass.backbones.registry import spec
 from cryoclass.cli import main as cryoclass
 from cryoclass.images import FileSource
 from cryoclass.particles import Particles, read_particles
@@ -61,9 +64,9 @@ def typed(*argv: object) -> None:
 
 def joint_and_alone(folder: Path, snr: float, seed: int, options: argparse.Namespace, scores: Scores) -> None:
     """Let each set of tasks be learnt from the same particles, and write down the scores of the test part."""
-    network = ("--backbone", options.backbone, "-n", options.epochs, "--seed", seed)
+    network = _network(options, seed)
     for tasks in TASKS:
-        model = folder / tasks.replace(",", "-")
+        model = folder / options.backbone / tasks.replace(",", "-")
         typed("finetune", folder / "Extract" / "particles.star", "--tasks", tasks, *network, "-o", model)
         test = json.loads((model / "metrics.json").read_text())["test"]
         figures = {"accuracy": test.get("accuracy"), "macro F1": test.get("macro_f1")}
@@ -76,6 +79,13 @@ def joint_and_alone(folder: Path, snr: float, seed: int, options: argparse.Names
                 scores.add(f"{snr:g}", name, "joint" if tasks == JOINT else "alone", value=value)
 
 
+def _network(options: argparse.Namespace, seed: int) -> tuple[object, ...]:
+    """Return what is typed of the network; weights from a file bring a backbone alone."""
+    entry = spec(options.backbone)
+    fresh = ("--weights", packaged_weights(entry)) if options.fresh_decoder and entry.packaged else ()
+    return ("--backbone", entry.name, *fresh, "-n", options.epochs, "--seed", seed)
+
+
 def _mean(test: dict, task: str, figure: str) -> float | None:
     return test[task][figure]["mean"] if task in test else None
 
@@ -86,7 +96,7 @@ def left_out(folder: Path, snr: float, seed: int, options: argparse.Namespace, s
     labels, tomograms = np.array(table.labels("cryoclassLabel")), np.array(table.tomograms)
     species, last = _largest(table, labels), sorted(set(tomograms))[-1]
     asked = _written(table, (labels == species) & (tomograms == last), folder / "asked.star")
-    network = ("--backbone", options.backbone, "-n", options.epochs, "--seed", seed, "--tasks", JOINT)
+    network = (*_network(options, seed), "--tasks", JOINT)
     for name, rows in (
         ("seen", tomograms != last),
         ("never seen", (tomograms != last) & (labels != species)),
@@ -116,48 +126,37 @@ def _held(asked: Path, said: Path) -> dict[str, float]:
     true, found = read_particles(asked), read_particles(said)
     figures = {}
     for task, figure, name in ((SEGMENT, "iou", "IoU"), (RECOVER, "correlation", "correlation")):
-        volumes = [_stack(table, task.truth) for table in (found, true)]
+        volumes = [stack(table, task.truth) for table in (found, true)]
         figures[name] = float(task.judge({task.truth: volumes[0]}, volumes[1])[figure].mean())
     return figures
 
 
-def _stack(table: Particles, truth: str) -> torch.Tensor:
+def stack(table: Particles, truth: str) -> torch.Tensor:
     """Return the volumes that a table names; masks of 0 and 1, as they are counted."""
     volumes = NamedVolumes(table, truth, FileSource(table))
     return torch.from_numpy(np.stack([volumes.read(row) for row in range(len(table))]))
 
 
+def simulated(folder: Path, snr: float, seed: int, options: argparse.Namespace) -> None:
+    """Simulate crowded tomograms with their truth, and cut the boxes."""
+    what = ("--species", options.species, "--per-species", options.per_species, "--tomograms", TOMOGRAMS)
+    how = ("--size", *SIZE, "--snr", snr, "--seed", seed)
+    typed("simulate", "--truth", *what, *how, "-o", folder / "Simulated")
+    cut = ("--tomograms", folder / "Simulated" / "tomograms", "--box", 32)
+    typed("extract", folder / "Simulated" / "coordinates.star", *cut, "-o", folder / "Extract")
+
+
 def run(folder: Path, options: argparse.Namespace) -> None:
     """Run everything and print the tables."""
     alone, without = Scores(), Scores()
-    for snr in options.snr:
-        for seed in range(options.seeds):
-            here = folder / f"snr{snr:g}-{seed}"
-            what = (
-                "--species",
-                options.species,
-                "--per-species",
-                options.per_species,
-                "--tomograms",
-                TOMOGRAMS,
-            )
-            typed(
-                "simulate",
-                "--truth",
-                *what,
-                "--size",
-                *SIZE,
-                "--snr",
-                snr,
-                "--seed",
-                seed,
-                "-o",
-                here / "Simulated",
-            )
-            cut = ("--tomograms", here / "Simulated" / "tomograms", "--box", 32)
-            typed("extract", here / "Simulated" / "coordinates.star", *cut, "-o", here / "Extract")
-            joint_and_alone(here, snr, seed, options, alone)
-            left_out(here, snr, seed, options, without)
+    places = [
+        (folder / f"snr{snr:g}-{seed}", snr, seed) for snr in options.snr for seed in range(options.seeds)
+    ]
+    for here, snr, seed in places:
+        simulated(here, snr, seed, options)
+        joint_and_alone(here, snr, seed, options, alone)
+    for here, snr, seed in places if options.left_out else ():
+        left_out(here, snr, seed, options, without)
     print("| SNR | figure | learnt | mean ± deviation | seeds |\n|---|---|---|--:|--:|")
     print(*alone.lines(), *without.lines(), sep="\n")
 
@@ -172,6 +171,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--per-species", type=int, default=60)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--backbone", default="res32-species")
+    parser.add_argument("--left-out", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument(
+        "--fresh-decoder", action="store_true", help="Not the decoder that comes with cryoclass."
+    )
     parser.add_argument("-o", "--outdir", type=Path)
     options = parser.parse_args(argv)
     if options.outdir is not None:

@@ -210,6 +210,9 @@ class ModelCard(Card):
         Pixel size in angstroms of the boxes that it was trained on.
     box
         Depth, height and width in pixels of those boxes.
+    any_box
+        Whether it has learnt from boxes of many pixel sizes, so that particles may have any pixel size and box; those of the card
+        are then an example.
     contrast
         Whether particles were brighter than their surroundings.
     tasks
@@ -226,10 +229,16 @@ class ModelCard(Card):
     classes: tuple[str, ...]
     angpix: Angstroms
     box: tuple[Side, Side, Side]
+    any_box: bool = False
     contrast: Contrast = "unknown"
     tasks: tuple[str, ...] = ("classify",)
     training: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
+
+    @property
+    def size_in_words(self) -> str:
+        """The boxes that it takes, for people."""
+        return "boxes of any size" if self.any_box else f"{self.box[0]} pixels of {self.angpix:.4g} A"
 
     @field_validator("classes")
     @classmethod

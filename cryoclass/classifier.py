@@ -7,7 +7,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from cryoclass.backbones.registry import build_backbone, load_backbone
+from cryoclass.backbones.packaged import VOXEL_MODEL, packaged_card, voxel_card, voxel_weights
+from cryoclass.backbones.registry import build_backbone, load_backbone, spec
 from cryoclass.card import (
     EMBEDDING,
     MODEL_FOLDER,
@@ -21,10 +22,13 @@ from cryoclass.card import (
     write_folder,
 )
 from cryoclass.errors import ModelError, UsageError
+from cryoclass.files import digest
 from cryoclass.preparation import Preparer
 from cryoclass.progress import Track, silent
 from cryoclass.settings import Init
 from cryoclass.tasks import CLASSIFY, Features, Said, Task, task_named
+
+DECODER = "decoder"
 
 # -------------------------------------------------------------------------------------------- networks
 
@@ -60,7 +64,7 @@ class Classifier(nn.Module):
         self.backbone = build_backbone(backbone_name)
         self.tasks = tuple(tasks)
         self.decoder = self.backbone.make_decoder() if any(task.dense for task in tasks) else None
-        self.heads = nn.ModuleDict({task.name: task.make_head(self._width(task), classes) for task in tasks})
+        self.heads = nn.ModuleDict({task.name: self._head(task, classes) for task in tasks})
 
     @property
     def head(self) -> nn.Linear:
@@ -108,7 +112,7 @@ class Classifier(nn.Module):
         """Return all that speaks of voxels, which no backbone brings along: the decoder, and heads by task."""
         if self.decoder is None:
             return {}
-        return {"decoder": self.decoder} | {
+        return {DECODER: self.decoder} | {
             task.name: self.heads[task.name] for task in self.tasks if task.dense
         }
 
@@ -118,14 +122,16 @@ class Classifier(nn.Module):
             if name not in self.brought:
                 yield from part.parameters()
 
-    def _width(self, task: Task) -> int:
-        return self.decoder.width if self.decoder is not None and task.dense else self.backbone.width
+    def _head(self, task: Task, classes: int) -> nn.Module:
+        if self.decoder is not None and task.dense:
+            return task.make_head(self.decoder.width, classes, self.decoder.fold)
+        return task.make_head(self.backbone.width, classes)
 
     def _features(self, x: Tensor, grey: Tensor) -> Features:
         if self.decoder is None:
             return Features(self.backbone(x))
         maps = self.backbone.feature_maps(x)
-        return Features(self.backbone.pool(maps[-1]), self.decoder(maps, grey))
+        return Features(self.backbone.pool(maps[-1]), self.decoder(maps, grey), grey.shape[2:])
 
 
 def outputs_of(tasks: Sequence[Task]) -> dict[str, Axes]:
@@ -193,7 +199,8 @@ def start_classifier(
     init, weights, as_pretrained, track
         As for :func:`cryoclass.backbones.registry.load_backbone`; ``init`` may also be a model folder, whose backbone
         is taken over, and so are its decoder and its heads for voxels where both classifiers have them. The head for
-        classes is not: they may be others.
+        classes is not: they may be others. ``auto`` takes those of the model that comes with cryoclass, where it has the same
+        backbone.
 
     Raises
     ------
@@ -204,27 +211,29 @@ def start_classifier(
         classifier.backbone = load_backbone(
             classifier.backbone_name, init=init, weights=weights, as_pretrained=as_pretrained, track=track
         )
+        learnt = init == "auto" and weights is None and classifier.backbone_name == voxel_card().backbone
+        if learnt and classifier.decoder is not None:
+            _take_over(classifier, *_packaged(), VOXEL_MODEL)
     elif weights is None:
-        _take_over(classifier, init)
+        _take_over(classifier, *load_model(init), str(init))
     else:
         raise UsageError(f"--init {init} and --weights contradict each other.", "Leave one of them out.")
     return classifier
 
 
-def _take_over(classifier: Classifier, folder: Path) -> None:
-    donor, card = load_model(folder)
+def _take_over(classifier: Classifier, donor: Classifier, card: ModelCard, name: str) -> None:
     given, wanted = donor.voxel_parts(), classifier.voxel_parts()
     try:
         classifier.backbone.load_state_dict(donor.backbone.state_dict(), strict=True)
         classifier.backbone.facts = donor.backbone.facts
     except RuntimeError as error:
         raise ModelError(
-            f"{folder} holds a {card.backbone}, which does not fit the backbone that was asked for.",
+            f"{name} holds a {card.backbone}, which does not fit the backbone that was asked for.",
             f"Use --backbone {card.backbone}.",
         ) from error
     classifier.brought = frozenset(given.keys() & wanted.keys())
-    for name in classifier.brought:
-        wanted[name].load_state_dict(given[name].state_dict(), strict=True)
+    for part in classifier.brought:
+        wanted[part].load_state_dict(given[part].state_dict(), strict=True)
 
 
 # ---------------------------------------------------------------------------------------- model folder
@@ -244,11 +253,16 @@ def save_model(folder: Path, classifier: Classifier, card: ModelCard) -> ModelCa
 def load_model(folder: Path) -> tuple[Classifier, ModelCard]:
     """Read a model folder: the classifier, on the CPU, in evaluation mode, and its card.
 
+    The name :data:`cryoclass.backbones.packaged.VOXEL_MODEL` stands for the model that comes with cryoclass, where there is no
+    folder of that name.
+
     Raises
     ------
     ModelError
         A file is missing, damaged, or not the one that belongs to the other.
     """
+    if _is_packaged(folder):
+        return _packaged()
     state, card = read_folder(folder, ModelCard, MODEL_FOLDER)
     classifier = _build_for(card, folder)
     try:
@@ -266,14 +280,38 @@ def load_model(folder: Path) -> tuple[Classifier, ModelCard]:
 
 
 def load_card(folder: Path) -> ModelCard:
-    """Read the card of a model folder alone.
+    """Read the card of a model folder alone; names as for :func:`load_model`.
 
     Raises
     ------
     ModelError
         No model folder, or a card that is damaged.
     """
-    return read_card(folder, ModelCard, MODEL_FOLDER)
+    return voxel_card() if _is_packaged(folder) else read_card(folder, ModelCard, MODEL_FOLDER)
+
+
+def _is_packaged(folder: Path) -> bool:
+    return str(folder) == VOXEL_MODEL and not folder.exists()
+
+
+def _packaged() -> tuple[Classifier, ModelCard]:
+    """Return the model that comes with cryoclass: decoder and heads of their own on a backbone that comes with it too."""
+    card, backbone = voxel_card(), load_backbone(voxel_card().backbone)
+    classifier = _build_for(card, Path(VOXEL_MODEL))
+    classifier.backbone = backbone
+    for name, part in classifier.voxel_parts().items():
+        part.load_state_dict(_tensors_of(name))
+    # The same decoder on other weights of the backbone would say something else.
+    identity = digest(card.weights_sha256, packaged_card(spec(card.backbone)).weights_sha256)
+    return classifier.eval(), card.replace(weights_sha256=identity)
+
+
+def _tensors_of(part: str) -> dict[str, Tensor]:
+    """Return the packaged tensors of a part that speaks of voxels, by their names within it."""
+    prefix = f"{part}." if part == DECODER else f"heads.{part}."
+    return {
+        name.removeprefix(prefix): value for name, value in voxel_weights().items() if name.startswith(prefix)
+    }
 
 
 def _heads_named(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

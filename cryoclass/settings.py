@@ -742,7 +742,11 @@ class Learner(BareBackbone):
 
     panel: ClassVar[str] = "Network"
 
-    backbone: str = setting("res32", help="Network; see cryoclass backbones list.", unit="name")
+    backbone: str | None = setting(
+        None,
+        help="Network; see cryoclass backbones list. res32 where left out, with --tasks res32-species.",
+        unit="name",
+    )
     weights: Path | None = setting(None, help="Weights to go on from.", unit="file")
 
 

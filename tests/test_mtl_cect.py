@@ -30,7 +30,7 @@ def count(module: nn.Module) -> int:
 def speaking(classifier: Classifier) -> Classifier:
     """Give the heads for voxels numbers of their own: a fresh one says the same of all voxels."""
     for task in (SEGMENT, RECOVER):
-        nn.init.normal_(classifier.heads[task.name].weight)
+        nn.init.normal_(classifier.heads[task.name].voxels.weight)
     return classifier.eval()
 
 
@@ -190,7 +190,7 @@ def test_a_start_takes_what_both_have(given, asked, fresh, tmp_path):
     torch.manual_seed(0)
     donor = Classifier("mtl-cect", 3, given)
     for task in {SEGMENT, RECOVER} & {*given}:
-        nn.init.normal_(donor.heads[task.name].weight)
+        nn.init.normal_(donor.heads[task.name].voxels.weight)
     classes = small_card().classes if CLASSIFY in given else ()
     save_model(tmp_path, donor, card_of(donor, classes=classes))
     start = start_classifier(Classifier("mtl-cect", 5, asked), init=tmp_path)

@@ -25,12 +25,13 @@ from cryoclass.backbones.res32 import Res32
 from cryoclass.backbones.spec import Backbone
 from cryoclass.errors import CryoclassError, ModelError, OutputError, UsageError
 from cryoclass.preparation import Preparer
-from cryoclass.pretraining import loop, retrieval
+from cryoclass.pretraining import loop, retrieval, shape
 from cryoclass.pretraining import sharpen as sharpening
 from cryoclass.pretraining.batches import snr_at
-from cryoclass.pretraining.loop import PretrainingRun, learning_rate, period_of, teach_shape
+from cryoclass.pretraining.loop import PretrainingRun, learning_rate, period_of
 from cryoclass.pretraining.objective import Tasks, contrastive_loss
 from cryoclass.pretraining.own import altered, reversed_about_centre
+from cryoclass.pretraining.shape import teach_shape
 from cryoclass.progress import Listener
 from cryoclass.records import RECORD
 from cryoclass.settings import (
@@ -372,7 +373,7 @@ def test_the_losses_fall():
     records = teach_shape(load_backbone("res32"), small("res32"), settings, easy, run).periods
     assert [record.step for record in records] == list(range(1, 41))
     assert [record.boxes for record in records] == [32 * record.step for record in records]
-    contrast, describe = ([getattr(record, part) for record in records] for part in ("contrast", "describe"))
+    contrast, describe = ([record.figures[part] for record in records] for part in ("contrast", "describe"))
     assert np.median(contrast[-10:]) < 0.9 * np.median(contrast[:5])
     assert np.median(describe[-20:]) < 0.9 * np.median(describe[:10])
     assert all(0 < record.drawing < 1 for record in records)
@@ -386,7 +387,7 @@ def measured(**change):
     run = PretrainingRun(device=CPU, yardsticks=yardsticks)
     found = teach_shape(backbone, small("res32"), Pretraining(steps=1, species=2), boxes, run)
     assert found.yardsticks == yardsticks
-    return found.periods[0].describe, backbone.sharpen
+    return found.periods[0].figures["describe"], backbone.sharpen
 
 
 @pytest.mark.parametrize(
@@ -403,7 +404,7 @@ def test_a_gpu_with_too_little_memory_is_told_which_option_to_lower(monkeypatch)
     def too_much(*_ignored):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(loop, "draw_batch", too_much)  # no GPU here that would run out of it
+    monkeypatch.setattr(shape, "draw_batch", too_much)  # no GPU here that would run out of it
     settings, run = Pretraining(steps=2, species=4), PretrainingRun(device=CPU, yardsticks=FEW)
     with pytest.raises(CryoclassError, match="too little memory") as raised:
         teach_shape(load_backbone("res32"), small("res32"), settings, Invention(), run)

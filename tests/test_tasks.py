@@ -213,7 +213,7 @@ def folder(tmp_path, request) -> Path:
     torch.manual_seed(0)
     classifier = shake(Classifier("res32", 3, EVERY))
     for task in (SEGMENT, RECOVER):  # which say the same of all voxels at first
-        torch.nn.init.normal_(classifier.heads[task.name].weight)
+        torch.nn.init.normal_(classifier.heads[task.name].voxels.weight)
     size = Preparation(input_size=(8, 16, 16), intensity="standard", beam_axis=request.param)
     card = small_card(
         backbone="res32", preparation=size, outputs=classifier.outputs, tasks=tuple(classifier.heads)

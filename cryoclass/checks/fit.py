@@ -12,14 +12,16 @@ from cryoclass.volumes.pixels import TOLERANCE, agree
 
 
 def fits(source: Source, card: ModelCard) -> bool:
-    """Whether pixel size and box in angstroms are the model's, within 1 %."""
+    """Whether pixel size and box in angstroms are the model's, within 1 %, or it takes any."""
+    if card.any_box:
+        return True
     extent = card.box[0] * card.angpix
     return agree(source.angpix, card.angpix) and agree(source.box * source.angpix, extent)
 
 
 def check_fit(source: Source, card: ModelCard, *, rescale: bool) -> Iterator[Finding]:
     """Compare pixel size and box with the model's; with ``rescale``, boxes are brought to them."""
-    model, wanted = "model's size", f"{card.box[0]} pixels of {card.angpix:.4g} A"
+    model, wanted = "model's size", card.size_in_words
     if fits(source, card):
         yield ok(model, wanted)
     elif rescale:

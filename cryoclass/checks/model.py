@@ -13,8 +13,5 @@ def check_model(card: ModelCard, engine: str) -> Iterator[Finding]:
     more = len(card.classes) - SHOWN_CLASSES
     names = ", ".join(card.classes[:SHOWN_CLASSES]) + (f" and {more} more" if more > 0 else "")
     contrast = "" if card.contrast == "unknown" else f", {card.contrast} particles"
-    yield ok(
-        "model",
-        f"{card.backbone} for {len(card.classes)} classes ({names}), boxes of {card.box[0]} pixels of "
-        f"{card.angpix:.4g} A{contrast}; {engine}",
-    )
+    what = f"{len(card.classes)} classes ({names})" if card.classes else ", ".join(card.tasks)
+    yield ok("model", f"{card.backbone} for {what}, {card.size_in_words}{contrast}; {engine}")

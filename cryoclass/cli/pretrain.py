@@ -15,11 +15,14 @@ if TYPE_CHECKING:
 
 @with_request
 def pretrain(request: PretrainRequest) -> None:
-    """Teach a network shape, without any label.
+    """Teach a network shape, or masks and densities, without any label.
 
     Invents new species at every step and shows each in noisy boxes with a missing wedge; the network learns to say what
     a species is like, whatever its orientation; with --contrast, also which boxes show the same one. Writes
     backbone.safetensors and a card, for finetune --weights and embed --weights.
+
+    With --tasks segment,recover, learns which voxels belong to a particle, and what it looks like without noise and
+    missing wedge, whatever it is; writes a model folder, for predict --model and finetune --init.
 
     Example: cryoclass pretrain -o Pretrain --batch-species 1024 --views 2 --contrast 0.1
     """
@@ -29,14 +32,12 @@ def pretrain(request: PretrainRequest) -> None:
 
 
 def _say_period(period: "Period") -> None:
-    console.note(
-        f"step {period.step:6d}  describe {period.describe:.3f}  contrast {period.contrast:.3f}  "
-        f"retrieval {period.retrieval:.3f}  {period.seconds:.0f} s"
-    )
+    figures = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in period.figures.items())
+    console.note(f"step {period.step:6d}  {figures}  {period.seconds:.0f} s")
 
 
 def _say_result(result: PretrainResult) -> None:
-    periods = result.pretrained.periods
+    periods = result.periods
     boxes_seen, seconds = periods[-1].boxes, sum(period.seconds for period in periods)
     drawing = sum(p.drawing * p.seconds for p in periods) / seconds
     console.rows(
@@ -44,13 +45,13 @@ def _say_result(result: PretrainResult) -> None:
         [
             ("boxes seen", f"{boxes_seen}, {seconds / boxes_seen * 1000:.2f} ms each"),
             ("drawing them", f"{drawing:.0%} of the time, beside learning"),
-            (
-                "retrieval",
-                f"{result.pretrained.retrieval:.3f} of held-out boxes lie nearest to one of their own species",
-            ),
+            *result.scores.items(),
             ("weights", result.weights),
             ("card", result.card),
         ],
     )
+    if result.model is not None:
+        console.next_command(("cryoclass", "predict", some_particles(), "--model", result.model))
+        return
     start = (some_particles(), "--backbone", result.backbone, "--weights", result.weights)
     console.next_command(("cryoclass", "finetune", *start), ("cryoclass", "embed", *start))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from cryoclass.claims import claim
 from cryoclass.errors import ParticleError, UsageError
 from cryoclass.jobs.opening import (
+    Fitting,
     check_space,
     compute_outputs,
     facts_of,
@@ -210,10 +211,11 @@ def _open(
 
     if request.bare.backbone is None:
         engine = open_engine(request.choice, request.device, "auto", listener).asked((CLASSIFY,))
-        card, choice = engine.card, request.choice
+        card = engine.card
+        model = Fitting(card=card, rescale=request.choice.rescale, box=request.box)
 
         def open_boxes(wanted: "Particles") -> "Source":
-            return open_model_source(wanted, request.boxes, request.cutting, card, choice, listener)
+            return open_model_source(wanted, request.boxes, request.cutting, model, listener)
 
         boxes = Boxes(source=open_boxes(table), workers=workers)
         check = check_contrast(boxes.sample, card, request.cutting.invert, flipped=flips(boxes.source))

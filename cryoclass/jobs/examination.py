@@ -177,7 +177,7 @@ class Examination:
 
     def _tomogram_source(self, particles: Particles) -> TomogramSource | None:
         request, names = self.request, list(dict.fromkeys(particles.tomograms))
-        angpix = request.boxes.angpix or (self.card.angpix if self.card else None)
+        angpix = request.boxes.angpix or (self.card.angpix if self.card and not self.card.any_box else None)
         settings = Extraction.of(request.cutting, self._box(particles), angpix)
         together = particles.optimisation_set  # names the tomograms too
         where = request.boxes.tomograms or (together.path if together else None)
@@ -197,11 +197,11 @@ class Examination:
 
     def _box(self, particles: Particles) -> int:
         """Return the box to cut: as asked, else the model's, else that of the table's images, made even."""
-        if self.card is not None:
+        if self.card is not None and not self.card.any_box:
             return self.card.box[0]
         if self.request.box is not None:
             return self.request.box
-        if self.request.command in ("finetune", "embed"):
+        if self.request.command in ("finetune", "embed") or self.card is not None:
             return needed_box(None)
         stated = None if particles.image_size is None else int(particles.image_size[0])
         side = stated or ASSUMED_BOX

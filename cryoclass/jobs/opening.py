@@ -1,5 +1,6 @@
 """What several jobs open: the table, its boxes and what is asked of them, and the engine."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,25 @@ if TYPE_CHECKING:
     from cryoclass.sources import Boxes, Source
 
 DEFAULT_PARTICLES = Path("particles.star")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitting:
+    """What boxes have to fit: a model, and how.
+
+    Parameters
+    ----------
+    card
+        The model's.
+    rescale
+        Whether boxes of another size are brought to it.
+    box
+        Side in pixels that the user wants crops to have.
+    """
+
+    card: "ModelCard"
+    rescale: bool
+    box: int | None
 
 
 def use_cores(wish: int | None) -> int:
@@ -106,14 +126,15 @@ def open_model_source(
     table: "Particles",
     origin: BoxOrigin,
     cutting: Cutting,
-    card: "ModelCard",
-    choice: ModelChoice,
+    model: "Fitting",
     listener: Listener,
 ) -> "Source":
     """Return boxes that fit a model: cut at its size, or read from files and compared with its card.
 
     Raises
     ------
+    UsageError
+        A box was typed that is not the model's; or none, and the model takes any.
     ModelError
         Pixel size or box are not the model's, and nothing says what to do about it.
     """
@@ -121,11 +142,24 @@ def open_model_source(
     from cryoclass.checks.fit import check_fit, fits
     from cryoclass.sources import RescaledSource
 
-    if origin.tomograms is not None and origin.angpix is None:
+    card, box = model.card, _box_for(model)
+    if origin.tomograms is not None and origin.angpix is None and not card.any_box:
         origin = origin.replace(angpix=card.angpix)
-    source = open_source(table, origin, cutting, card.box[0], listener)
-    enforce(check_fit(source, card, rescale=choice.rescale), listener)
+    source = open_source(table, origin, cutting, box, listener)
+    enforce(check_fit(source, card, rescale=model.rescale), listener)
     return source if fits(source, card) else RescaledSource(source, card.box[0], card.angpix)
+
+
+def _box_for(model: "Fitting") -> int | None:
+    """Return the side of the boxes to cut: the model's, or the typed one where it takes any."""
+    own, typed = model.card.box[0], model.box
+    if model.card.any_box:
+        return typed
+    if typed is not None and typed != own:
+        raise UsageError(
+            f"--box is {typed}, but the model has learnt from boxes of {own} pixels.", "Leave out --box."
+        )
+    return own
 
 
 def open_engine(choice: ModelChoice, device: str, precision: Precision, listener: Listener) -> "Engine":
@@ -142,10 +176,8 @@ def open_engine(choice: ModelChoice, device: str, precision: Precision, listener
 
     engine = load_engine(choice.model, choice.onnx, device, precision)
     card = engine.card
-    listener.note(
-        f"model: {card.backbone}, {len(card.classes)} classes, {card.box[0]} pixels of {card.angpix:.4g} A; "
-        f"{engine.description}"
-    )
+    does = f"{len(card.classes)} classes" if card.classes else ", ".join(card.tasks)
+    listener.note(f"model: {card.backbone}, {does}, {card.size_in_words}; {engine.description}")
     return engine
 
 

@@ -81,8 +81,8 @@ def write_prediction_page(
         settings={
             "model": card.backbone,
             "tasks": ", ".join(card.tasks),
-            "pixel size (A)": card.angpix,
-            "box (pixels)": card.box[0],
+            "pixel size (A)": round(boxes.source.angpix, 4),
+            "box (pixels)": boxes.source.box,
         },
         versions=card.versions,
     )

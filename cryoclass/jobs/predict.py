@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from cryoclass.claims import claim
 from cryoclass.errors import ParticleError, UsageError
 from cryoclass.jobs.opening import (
+    Fitting,
     check_space,
     compute_outputs,
     facts_of,
@@ -24,6 +25,7 @@ from cryoclass.settings import (
     ModelChoice,
     Precision,
     WorkRequest,
+    box_to_cut_setting,
     device_setting,
     label_column_setting,
     outdir_setting,
@@ -97,6 +99,7 @@ class PredictRequest(WorkRequest):
         "in the table also turned back by them.",
     )
     label_column: str | None = label_column_setting()
+    box: int | None = box_to_cut_setting()
     device: str = device_setting()
     precision: Precision = setting(
         "auto", help="Number type on the device; auto is bf16 on CUDA and fp32 on CPU."
@@ -160,6 +163,7 @@ def predict(request: PredictRequest, listener: Listener = TO_LOG) -> PredictResu
         Something that the user can mend; the message says what, and the way out.
     """
     path, choice = particles_path(request.particles), request.choice
+    request = request if choice.given else request.replace(choice=_choice_without_training(request))
     writes = replace(WRITES, files=WRITES.files + SPLIT) if request.split_classes else WRITES
     inputs = (path, request.boxes.tomograms, choice.onnx)
     with claim(request.outdir, writes, inputs, overwrite=request.overwrite) as place:
@@ -170,7 +174,7 @@ def _predict(request: PredictRequest, path: Path, place: Workplace, listener: Li
     _check_one(request.choice)
     from cryoclass.checks.boxes import flips
     from cryoclass.checks.findings import enforce
-    from cryoclass.checks.fit import check_contrast
+    from cryoclass.checks.fit import check_contrast, check_domain
     from cryoclass.inference.pipeline import Flow
     from cryoclass.outputs import FOLDER, open_outputs
     from cryoclass.particles import read_particles
@@ -182,10 +186,13 @@ def _predict(request: PredictRequest, path: Path, place: Workplace, listener: Li
     engine = _engine(request, listener)
     table = read_particles(path)
     labels = _known_labels(table, request.label_column, engine.card, listener)
-    source = open_model_source(table, request.boxes, request.cutting, engine.card, request.choice, listener)
+    model = Fitting(card=engine.card, rescale=request.choice.rescale, box=request.box)
+    source = open_model_source(table, request.boxes, request.cutting, model, listener)
     boxes = Boxes(source=source, workers=workers)
-    invert = request.cutting.invert
-    enforce(check_contrast(boxes.sample, engine.card, invert, flipped=flips(source)), listener)
+    card, invert, found = engine.card, request.cutting.invert, boxes.sample.contrast
+    enforce(check_contrast(boxes.sample, card, invert, flipped=flips(source)), listener)
+    if card.any_box:
+        enforce(check_domain(source, found, card.backbone, card.learnt_from, card.preparation), listener)
     facts = facts_of(
         engine,
         boxes,
@@ -308,11 +315,24 @@ def _averages(
     return averages
 
 
+def _choice_without_training(request: PredictRequest) -> ModelChoice:
+    """Return the model that comes with cryoclass, where it does what is asked for; else nothing is chosen."""
+    from cryoclass.backbones.packaged import VOXEL_MODEL, voxel_card
+    from cryoclass.tasks import tasks_typed
+
+    if request.tasks is None or not {task.name for task in tasks_typed(request.tasks)} <= {
+        *voxel_card().tasks
+    }:
+        return request.choice
+    return request.choice.replace(model=Path(VOXEL_MODEL))
+
+
 def _check_one(choice: ModelChoice) -> None:
     if (choice.model is None) == (choice.onnx is None):
         raise UsageError(
             "give one of --model and --onnx.",
-            "--model Finetune/ is what finetune wrote, --onnx what export wrote.",
+            "--model Finetune/ is what finetune wrote, --onnx what export wrote. Without either, --tasks segment,recover "
+            "uses weights that come with cryoclass.",
         )
 
 

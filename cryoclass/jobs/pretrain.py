@@ -1,9 +1,9 @@
-"""A network that has learnt shape, before it sees a label."""
+"""A network that has learnt shape, or what masks and densities look like, before it sees a label."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cryoclass.claims import claim_run
 from cryoclass.errors import UsageError
@@ -27,19 +27,20 @@ from cryoclass.settings import (
 )
 
 if TYPE_CHECKING:
-    from cryoclass.backbones.spec import Backbone
-    from cryoclass.pretraining.loop import Period, Pretrained, PretrainingRun
+    from cryoclass.backbones.spec import Backbone, BackboneSpec
+    from cryoclass.pretraining.loop import Period, PretrainingRun
     from cryoclass.settings import Preparation
+    from cryoclass.tasks import Task
     from cryoclass.training.boxes import KeptBoxes
 
 
 CARD = "backbone.json"  # comes last and says that all is there
-WRITES = Writes(
-    command="pretrain",
-    last=CARD,
-    files=("backbone.safetensors",),
-    kept=("checkpoint*.pt", "history.csv", "times.csv"),
-)
+KEPT = ("checkpoint*.pt", "history.csv", "times.csv")
+WRITES = Writes(command="pretrain", last=CARD, files=("backbone.safetensors",), kept=KEPT)
+MODEL_WRITES = Writes(command="pretrain", last="model.json", files=("model.safetensors",), kept=KEPT)
+
+SHAPE_START, VOXEL_START = "res32", "res32-species"  # the networks where none is named
+VOXEL_TASKS = ("segment", "recover")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,12 @@ class PretrainRequest(WorkRequest):
         help="STAR file of your own unlabelled particles, as further pairs; invented species alone where left out.",
     )
     outdir: Path = outdir_setting("Pretrain")
+    tasks: str | None = setting(
+        None,
+        help="Teach, instead of shape, what needs no label: segment (which voxels belong to a particle), recover (its density "
+        "without noise and missing wedge), or both with a comma between them. The backbone stays as it is.",
+        unit="list",
+    )
     device: str = device_setting()
     resume: bool = resume_setting()
     box: int | None = box_to_cut_setting()
@@ -75,20 +82,26 @@ class PretrainResult:
         The files to start from.
     backbone
         The network that they belong to.
-    pretrained
-        History and score.
+    periods
+        The history.
+    scores
+        By what is measured on species that were never trained on, for people.
+    model
+        The folder of the model that was made, where tasks were taught.
     """
 
     weights: Path
     card: Path
     backbone: str
-    pretrained: "Pretrained"
+    periods: "tuple[Period, ...]"
+    scores: dict[str, str]
+    model: Path | None
 
 
 def pretrain(
     request: PretrainRequest, listener: Listener = TO_LOG, command: Sequence[str] = ("pretrain",)
 ) -> PretrainResult:
-    """Teach a network shape, without any label; write its weights and a card.
+    """Teach a network, without any label, shape, or what masks and densities look like; write its weights and a card.
 
     The listener is told each line of the history (:class:`cryoclass.pretraining.loop.Period`). A run that was killed goes on
     when the same request comes again.
@@ -109,8 +122,9 @@ def pretrain(
     """
     inputs = (request.particles, request.boxes.tomograms, request.learner.weights)
     keep = {"resume": request.resume, "overwrite": request.overwrite}
-    with claim_run(request.outdir, WRITES, inputs, **keep) as place:
-        return _pretrain(request, place, listener, command)
+    teach, writes = (_pretrain, WRITES) if request.tasks is None else (_pretrain_voxels, MODEL_WRITES)
+    with claim_run(request.outdir, writes, inputs, **keep) as place:
+        return teach(request, place, listener, command)
 
 
 def _pretrain(
@@ -119,52 +133,136 @@ def _pretrain(
     _check_own(request)
     from cryoclass.card import BACKBONE_FOLDER, write_folder
     from cryoclass.pretraining.card import make_card
-    from cryoclass.pretraining.loop import teach_shape
+    from cryoclass.pretraining.shape import teach_shape
     from cryoclass.results import write_history
 
     workers = use_cores(request.num_workers)
     own = _read_own(request, workers, listener)
-    backbone, preparation, start = _network(request, listener)
-    run = _run(request, place, own, start, listener)
-    result = teach_shape(backbone, preparation, request.pretraining, request.invention, run)
-    name, outdir = request.learner.backbone, request.outdir
-    facts = {
-        "backbone": name,
-        "command": command,
-        "start": start,
-        "device": str(run.device),
-        "own_particles": len(own.rows) if own else 0,
-    }
-    card = make_card(backbone, preparation, request.pretraining, request.invention, result, facts)
+    network = _network(request, SHAPE_START, listener)
+    run = _run(request, place, network, own, listener)
+    result = teach_shape(network.backbone, network.preparation, request.pretraining, request.invention, run)
+    outdir, facts = request.outdir, network.facts(command, run)
+    facts["own_particles"] = len(own.rows) if own else 0
+    card = make_card(
+        network.backbone, network.preparation, request.pretraining, request.invention, result, facts
+    )
     with place.finishing():
         write_history(outdir, result.periods)
-        write_folder(outdir, backbone.state_dict(), card, BACKBONE_FOLDER)
+        write_folder(outdir, network.backbone.state_dict(), card, BACKBONE_FOLDER)
     return PretrainResult(
         weights=outdir / BACKBONE_FOLDER.weights,
         card=outdir / BACKBONE_FOLDER.card,
-        backbone=name,
-        pretrained=result,
+        backbone=network.entry.name,
+        periods=result.periods,
+        scores={
+            "retrieval": f"{result.retrieval:.3f} of held-out boxes lie nearest to one of their own species"
+        },
+        model=None,
     )
 
 
-def _network(request: PretrainRequest, listener: Listener) -> "tuple[Backbone, Preparation, str]":
-    """Return the network, what it is shown, and what it starts from in words."""
+def _pretrain_voxels(
+    request: PretrainRequest, place: Workplace, listener: Listener, command: Sequence[str]
+) -> PretrainResult:
+    tasks = _voxel_tasks(request)
+    from cryoclass.card import MODEL_FOLDER, write_folder
+    from cryoclass.classifier import Classifier
+    from cryoclass.pretraining.card import make_voxel_card
+    from cryoclass.pretraining.voxels import teach_voxels
+    from cryoclass.results import write_history
+
+    use_cores(request.num_workers)
+    network = _network(request, VOXEL_START, listener)
+    if network.start == "random":
+        raise UsageError(
+            f"--tasks leaves the backbone as it is, and {network.entry.name} begins at random.",
+            "Name one that has learnt, such as --backbone res32-species, or its weights with --weights.",
+        )
+    classifier = Classifier(network.entry.name, 0, tasks)
+    classifier.backbone = network.backbone
+    run = _run(request, place, network, None, listener)
+    result = teach_voxels(classifier, network.preparation, request.pretraining, request.invention, run)
+    facts = network.facts(command, run)
+    card = make_voxel_card(
+        classifier, network.preparation, request.pretraining, request.invention, result, facts
+    )
+    outdir = request.outdir
+    with place.finishing():
+        write_history(outdir, result.periods)
+        write_folder(outdir, classifier.state_dict(), card, MODEL_FOLDER)
+    return PretrainResult(
+        weights=outdir / MODEL_FOLDER.weights,
+        card=outdir / MODEL_FOLDER.card,
+        backbone=network.entry.name,
+        periods=result.periods,
+        scores=result.in_words,
+        model=outdir,
+    )
+
+
+def _voxel_tasks(request: PretrainRequest) -> "tuple[Task, ...]":
+    """Return what is to be taught beside shape.
+
+    Raises
+    ------
+    UsageError
+        Something that only particles with labels, or only a backbone that learns, could be taught.
+    """
+    from cryoclass.tasks import tasks_typed
+
+    tasks = tasks_typed(request.tasks or "", VOXEL_TASKS)
+    if request.particles is not None:
+        raise UsageError(
+            "nobody knows the masks and densities of your own particles, so they cannot take part with --tasks.",
+            "Leave the STAR file out; or use cryoclass finetune --tasks, where a column names masks or densities.",
+        )
+    if request.pretraining.contrast:
+        raise UsageError(
+            "--contrast is of no use with --tasks: it teaches the backbone, which stays as it is.",
+            "Leave out one of the two.",
+        )
+    return tasks
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Network:
+    """The network, what it is shown, and what it starts from in words."""
+
+    entry: "BackboneSpec"
+    backbone: "Backbone"
+    preparation: "Preparation"
+    start: str
+
+    def facts(self, command: Sequence[str], run: "PretrainingRun") -> dict[str, Any]:
+        """Return what a card should know of a run."""
+        return {
+            "backbone": self.entry.name,
+            "command": command,
+            "start": self.start,
+            "device": str(run.device),
+        }
+
+
+def _network(request: PretrainRequest, usual: str, listener: Listener) -> _Network:
     import torch
 
     from cryoclass.backbones.registry import load_backbone, spec
 
-    learner = request.learner
-    entry = spec(learner.backbone)
+    learner, name = request.learner, request.learner.backbone or usual
+    entry = spec(name)
     preparation = entry.resolve(learner, box=request.invention.box)
     torch.manual_seed(request.pretraining.seed)
-    backbone = load_backbone(
-        learner.backbone, weights=learner.weights, as_pretrained=True, track=listener.track
-    )
-    return backbone, preparation, str(learner.weights) if learner.weights else entry.trained_on or "random"
+    backbone = load_backbone(name, weights=learner.weights, as_pretrained=True, track=listener.track)
+    start = str(learner.weights) if learner.weights else entry.trained_on or "random"
+    return _Network(entry=entry, backbone=backbone, preparation=preparation, start=start)
 
 
 def _run(
-    request: PretrainRequest, place: Workplace, own: "KeptBoxes | None", start: str, listener: Listener
+    request: PretrainRequest,
+    place: Workplace,
+    network: _Network,
+    own: "KeptBoxes | None",
+    listener: Listener,
 ) -> "PretrainingRun":
     import torch
 
@@ -175,8 +273,8 @@ def _run(
     from cryoclass.sources import Boxes
 
     device = choose_device(request.device)
-    name, weights = request.learner.backbone, request.learner.weights
-    listener.note(f"{name}, start: {start}, on {device}, {torch.get_num_threads()} threads")
+    name, weights = network.entry.name, request.learner.weights
+    listener.note(f"{name}, start: {network.start}, on {device}, {torch.get_num_threads()} threads")
 
     def tell(periods: "Sequence[Period]") -> None:
         place.begin()  # a finished run that is gone through may come to another history
@@ -190,7 +288,7 @@ def _run(
         facts={
             "backbone": name,
             # What they are, and not where they lie: a disk may be moved, and a folder be named from elsewhere.
-            "start": content(weights)[:12] if weights else start,
+            "start": content(weights)[:12] if weights else network.start,
             "voxels": Boxes(source=own.source, workers=own.workers).fingerprint[:12] if own else "none",
         },
         yardsticks=request.yardsticks,

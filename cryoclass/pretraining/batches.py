@@ -10,6 +10,7 @@ from cryoclass.settings import Invention, Pretraining
 from cryoclass.simulation.boxes import see
 from cryoclass.simulation.drawing import log_uniform
 from cryoclass.simulation.species import Assemblies, describe, draw_assemblies
+from cryoclass.volumes.mask import MASK_SHARE
 
 SMALLEST, LARGEST = 4, 27  # pixels that a species measures across, of a box of 32
 
@@ -59,6 +60,53 @@ def draw_batch(
     return SpeciesBatch(
         boxes=see(drawn, views, angpix, snr, invention, generator).boxes,
         description=describe(drawn, angpix * invention.box / 32),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrueBoxes:
+    """Boxes of species, and what is true of each of their voxels.
+
+    Attributes
+    ----------
+    boxes
+        Raw voxels (N, D, H, W), bright particles.
+    masks
+        1 where a voxel belongs to the particle in the middle, else 0, (N, D, H, W).
+    densities
+        That particle alone, background 0 and deviation 1 over a box, (N, D, H, W).
+    """
+
+    boxes: Tensor
+    masks: Tensor
+    densities: Tensor
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def to(self, device: torch.device) -> "TrueBoxes":
+        """Return the same boxes on another device."""
+        return TrueBoxes(
+            boxes=self.boxes.to(device), masks=self.masks.to(device), densities=self.densities.to(device)
+        )
+
+
+def draw_true_boxes(
+    species: int,
+    views: int,
+    snr: tuple[float, float],
+    invention: Invention,
+    generator: torch.Generator,
+) -> TrueBoxes:
+    """Invent species, show each several times, and say what is true of each voxel; parameters as :func:`draw_batch`."""
+    drawn, angpix = invent(species, invention, generator)
+    seen = see(drawn, views, angpix, snr, invention, generator)
+    highest = seen.density.amax((1, 2, 3), keepdim=True)
+    deviation = seen.density.std((1, 2, 3), correction=0, keepdim=True)
+    return TrueBoxes(
+        boxes=seen.boxes.flatten(0, 1),
+        masks=(seen.density > MASK_SHARE * highest).float(),
+        densities=seen.density / deviation,
     )
 
 

@@ -1,31 +1,22 @@
-"""Pre-training, read from top to bottom: :func:`teach_shape` over periods, :func:`_learn` over steps."""
+"""Pre-training, read from top to bottom: :func:`teach` over periods, :func:`_learn` over steps; what is learnt is a :class:`Lesson`."""
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from cryoclass.backbones.res32 import Res32
-from cryoclass.backbones.spec import Backbone
-from cryoclass.card import LearntFrom, WeightFacts
-from cryoclass.errors import CryoclassError, UsageError
-from cryoclass.machine import computing_in
-from cryoclass.preparation import Preparer
-from cryoclass.pretraining.batches import check_sizes, draw_batch, invent, snr_at
-from cryoclass.pretraining.objective import Tasks
-from cryoclass.pretraining.own import altered
-from cryoclass.pretraining.retrieval import held_out, retrieval
-from cryoclass.pretraining.sharpen import sharpen
+from cryoclass.errors import CryoclassError
+from cryoclass.pretraining.batches import snr_at
 from cryoclass.progress import Track, silent
-from cryoclass.settings import Invention, Preparation, Pretraining, Yardsticks
-from cryoclass.simulation.species import describe
+from cryoclass.settings import Invention, Pretraining, Yardsticks
 from cryoclass.training.boxes import KeptBoxes
 from cryoclass.training.checkpoint import (
     Keeper,
@@ -53,9 +44,8 @@ COPIES = 3  # of the weights in a checkpoint: as they are, and two moments of Ad
 class Period:
     """One line of the history: what happened up to ``step``.
 
-    ``describe`` and ``contrast`` are mean losses, ``retrieval`` is the score of
-    :func:`cryoclass.pretraining.retrieval.retrieval`, ``drawing`` the time for drawing boxes, beside the steps, as a share of ``seconds``;
-    on a GPU, which draws and learns in turn, most of it is waiting.
+    ``figures`` are the mean of each loss, and the scores on species that are never trained on, by name; ``drawing`` is the time
+    for drawing boxes, beside the steps, as a share of ``seconds``; on a GPU, which draws and learns in turn, most of it is waiting.
     """
 
     step: int
@@ -63,9 +53,7 @@ class Period:
     lr: float
     snr_low: float
     snr_high: float
-    describe: float
-    contrast: float
-    retrieval: float
+    figures: dict[str, float]
     seconds: float = field(compare=False)
     drawing: float = field(compare=False)
 
@@ -112,34 +100,80 @@ class PretrainingRun:
     before_work: Callable[[int], None] = _there_is_space
 
 
-OWN_SHARE = 0.25
-
-
 @dataclass(frozen=True, kw_only=True)
-class Pretrained:
-    """What came out: the history, the score of the backbone as it is at the end, and on what it was measured."""
+class Course:
+    """How long, on what and where a network is taught."""
 
-    periods: tuple[Period, ...]
-    retrieval: float
-    yardsticks: Yardsticks
+    settings: Pretraining
+    invention: Invention
+    run: PretrainingRun
+
+
+class Lesson(ABC):
+    """What a network is to learn from invented species.
+
+    Attributes
+    ----------
+    losses
+        Names of the losses.
+    network
+        What is written in the end.
+    learns
+        What changes, by the names under which checkpoints hold it.
+    """
+
+    losses: tuple[str, ...]
+    network: nn.Module
+    learns: Mapping[str, nn.Module]
+
+    @abstractmethod
+    def train(self) -> None:
+        """Bring everything into the mode in which it learns."""
+
+    @abstractmethod
+    def draw(self, snr: tuple[float, float], generator: torch.Generator) -> Any:
+        """Return what a step shows, at a range of the SNR; it has a length, the number of its boxes."""
+
+    @abstractmethod
+    def study(self, shown: Any) -> Tensor:
+        """Return the losses on what :meth:`draw` gave, in the order of their names; with gradients."""
+
+    @abstractmethod
+    def together(self, losses: Tensor) -> Tensor:
+        """Return the one loss that is made small."""
+
+    @abstractmethod
+    def score(self) -> dict[str, float]:
+        """Return, by name, how well the network does on species that are never trained on."""
+
+    @property
+    @abstractmethod
+    def facts(self) -> Mapping[str, str]:
+        """What must be the same for a run to go on, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Bench:
     """What every step needs."""
 
-    backbone: Backbone
-    tasks: Tasks
+    lesson: Lesson
+    course: Course
     optimizer: torch.optim.Optimizer
-    preparer: Preparer
-    settings: Pretraining
-    invention: Invention
-    run: PretrainingRun
+
+    @property
+    def run(self) -> PretrainingRun:
+        """Where everything happens."""
+        return self.course.run
+
+    @property
+    def settings(self) -> Pretraining:
+        """How it is taught."""
+        return self.course.settings
 
     @property
     def weights(self) -> State:
-        """Backbone and tasks by the name of each weight."""
-        return {"backbone": dict(self.backbone.state_dict()), "tasks": dict(self.tasks.state_dict())}
+        """What learns, by the name of each weight."""
+        return {name: dict(part.state_dict()) for name, part in self.lesson.learns.items()}
 
 
 @dataclass(kw_only=True)
@@ -148,12 +182,12 @@ class _Progress:
 
     Attributes
     ----------
+    losses
+        Sum of the losses over the steps of this period, (P,).
     records
         Of the periods that are done.
     step
         How many steps are done.
-    losses
-        Sum of both losses over those of this period, (2,).
     boxes
         That a step shows.
     seconds, drawing
@@ -174,16 +208,9 @@ class _Progress:
 
 
 @memory_explained("--batch-species")
-def teach_shape(
-    backbone: Backbone,
-    preparation: Preparation,
-    settings: Pretraining,
-    invention: Invention,
-    run: PretrainingRun,
-) -> Pretrained:
-    """Teach a backbone, in place, what species are like, and which boxes show the same one.
+def teach(lesson: Lesson, course: Course) -> tuple[Period, ...]:
+    """Take all steps of a lesson, and return the history.
 
-    In the end it knows what it has learnt from (:attr:`cryoclass.backbones.spec.Backbone.facts`).
     Every step is seeded on its own, by ``settings.seed`` and its number, so a run that was killed and goes on gives what an
     unbroken one gives, to the bit on a CPU with the same number of threads.
 
@@ -194,60 +221,23 @@ def teach_shape(
     ModelError, UsageError
         The checkpoints are damaged, or belong to another run; or boxes do not suit each other or the species.
     """
-    _check_boxes(preparation, invention, run.own)
     torch.backends.cudnn.benchmark = True  # every step has the same shapes
-    torch.manual_seed(settings.seed)  # the tasks' heads are drawn from torch's own generator
-    tasks = Tasks(backbone.width, *_spread(settings.seed, invention, run.yardsticks.reference)).to(run.device)
-    backbone.to(run.device).to(memory_format=torch.channels_last_3d)
-    bench = _Bench(
-        backbone=backbone,
-        tasks=tasks,
-        optimizer=torch.optim.AdamW(
-            [*backbone.parameters(), *tasks.parameters()],
-            lr=settings.lr,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        ),
-        preparer=Preparer(preparation).to(run.device),
-        settings=settings,
-        invention=invention,
-        run=run,
-    )
+    settings, run = course.settings, course.run
+    bench = _Bench(lesson=lesson, course=course, optimizer=_optimizer(lesson, settings))
     run.before_work(_bytes_to_write(bench))
-    keeper = _keeper(bench)
+    keeper = Keeper(keeping=run.keeping, settings=_settings(bench), place={"device": str(run.device)})
     progress = _resumed(bench, keeper)
-    shown = held_out(invention, run.yardsticks).to(run.device)
     while progress.first < settings.steps:
         _learn(bench, progress, keeper)
-        _close(bench, progress, lambda: retrieval(backbone, bench.preparer, shown))
+        _close(bench, progress)
         keeper.end_part(lambda: _state(bench, progress), last=progress.first >= settings.steps)
         run.on_period(progress.records)
-    if run.own is not None:
-        run.own.check_unchanged()
-    backbone.facts = WeightFacts(learnt_from=_learnt_from(preparation, invention, run.own))
-    if isinstance(backbone, Res32):
-        sharpen(backbone, bench.preparer, invention, run.yardsticks, run.device, settings.steps)
-    score = retrieval(backbone, bench.preparer, shown)
-    return Pretrained(periods=tuple(progress.records), retrieval=score, yardsticks=run.yardsticks)
+    return tuple(progress.records)
 
 
-def _check_boxes(preparation: Preparation, invention: Invention, own: KeptBoxes | None) -> None:
-    """Refuse, before anything is computed, boxes that would end the run somewhere on its way."""
-    check_sizes(invention)
-    if own is not None and preparation.depth == "keep" and own.source.box != invention.box:
-        raise UsageError(
-            f"--depth keep leaves your boxes {own.source.box} slices and the invented ones {invention.box}.",
-            "Use --depth resize.",
-        )
-
-
-def _learnt_from(preparation: Preparation, invention: Invention, own: KeptBoxes | None) -> LearntFrom:
-    """Return what was shown: the voxels of the network's grid, and bright particles."""
-    width = preparation.input_size[2]
-    voxels = [angpix * invention.box / width for angpix in invention.pixel_range]
-    if own is not None:
-        voxels.append(own.source.angpix * own.source.box / width)
-    return LearntFrom(pixel_range=(min(voxels), max(voxels)), contrast="bright")
+def _optimizer(lesson: Lesson, settings: Pretraining) -> torch.optim.Optimizer:
+    weights = [weight for part in lesson.learns.values() for weight in part.parameters()]
+    return torch.optim.AdamW(weights, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
 
 
 def period_of(settings: Pretraining) -> int:
@@ -261,31 +251,40 @@ def _learn(bench: _Bench, progress: _Progress, keeper: Keeper) -> None:
     started = time.perf_counter()
     last = min(progress.first + period_of(settings), settings.steps)
     steps = range(progress.step, last)
-    bench.backbone.train()
+    bench.lesson.train()
     stream = bench.run.track(_ahead(bench, steps), f"Step {last}/{settings.steps}", len(steps))
     with keeper.between_steps(lambda: _state(bench, progress)) as step_is_done:
         for shown in stream:
             rate = learning_rate(progress.step / settings.steps, settings.lr)
             bench.optimizer.param_groups[0]["lr"] = rate
             progress.losses += _step(bench, shown)
-            progress.boxes, progress.drawing = len(shown.x), progress.drawing + shown.seconds
+            progress.boxes, progress.drawing = len(shown.boxes), progress.drawing + shown.seconds
             progress.seconds = before + time.perf_counter() - started
             progress.step += 1
             step_is_done()
 
 
-def _close(bench: _Bench, progress: _Progress, retrieval_on: Callable[[], float]) -> None:
+def _step(bench: _Bench, shown: "_Shown") -> Tensor:
+    """Learn from one batch; return the losses, (P,)."""
+    losses = bench.lesson.study(shown.boxes)
+    bench.optimizer.zero_grad()
+    bench.lesson.together(losses).backward()
+    bench.optimizer.step()
+    return losses.detach()
+
+
+def _close(bench: _Bench, progress: _Progress) -> None:
     """Write down how a period went, and begin the next one."""
     started, settings = time.perf_counter(), bench.settings
     last = (progress.step - 1) / settings.steps
-    snr = snr_at(last, settings, bench.invention)
-    describe, contrast = (progress.losses / (progress.step - progress.first)).tolist()
-    if not math.isfinite(contrast + describe):
+    snr = snr_at(last, settings, bench.course.invention)
+    losses = (progress.losses / (progress.step - progress.first)).tolist()
+    if not all(map(math.isfinite, losses)):
         raise CryoclassError(
             f"Pre-training failed before step {progress.step}: the loss is no longer a number.",
             "Use a lower --lr.",
         )
-    score = retrieval_on()
+    figures = {**dict(zip(bench.lesson.losses, losses, strict=True)), **bench.lesson.score()}
     seconds = progress.seconds + time.perf_counter() - started
     record = Period(
         step=progress.step,
@@ -293,9 +292,7 @@ def _close(bench: _Bench, progress: _Progress, retrieval_on: Callable[[], float]
         lr=learning_rate(last, settings.lr),
         snr_low=snr[0],
         snr_high=snr[1],
-        describe=describe,
-        contrast=contrast,
-        retrieval=score,
+        figures=figures,
         seconds=seconds,
         drawing=progress.drawing / seconds,
     )
@@ -305,14 +302,9 @@ def _close(bench: _Bench, progress: _Progress, retrieval_on: Callable[[], float]
 
 
 class _Shown(NamedTuple):
-    """What the network sees in one step: input (N, 1, d, h, w), number of the species (N,), description (N, F).
+    """What a step shows, from :meth:`Lesson.draw`, and the time in seconds that drawing it took."""
 
-    ``seconds`` is the time that drawing it took.
-    """
-
-    x: Tensor
-    species: Tensor
-    description: Tensor
+    boxes: Any
     seconds: float
 
 
@@ -331,36 +323,12 @@ def _ahead(bench: _Bench, steps: range) -> Iterator[_Shown]:
 
 @torch.no_grad()
 def _draw(bench: _Bench, step: int) -> _Shown:
-    """Draw the boxes of a step, the user's own among them, and make network input of them."""
-    started, settings, run = time.perf_counter(), bench.settings, bench.run
-    snr = snr_at(step / settings.steps, settings, bench.invention)
+    """Draw the boxes of a step, seeded by its number."""
+    started, settings = time.perf_counter(), bench.settings
+    snr = snr_at(step / settings.steps, settings, bench.course.invention)
     seed = int(np.random.SeedSequence([settings.seed, step]).generate_state(1, np.uint64)[0] >> 1)
-    generator = torch.Generator(run.device).manual_seed(seed)
-    batch = draw_batch(settings.species, settings.views, snr, bench.invention, generator)
-    x = bench.preparer(batch.boxes.flatten(0, 1))
-    description = batch.description
-    if run.own is not None:
-        count = max(1, round(OWN_SHARE * settings.species))
-        chosen = torch.randint(len(run.own.rows), (count,), generator=generator, device=run.device).cpu()
-        raw = run.own.read(chosen).to(run.device)
-        own = altered(raw, settings.views, bench.invention, generator)
-        x = torch.cat([x, bench.preparer(own.flatten(0, 1))])
-        description = torch.cat([description, description.new_full((count, description.shape[1]), torch.nan)])
-    number = torch.arange(len(description), device=run.device).repeat_interleave(settings.views)
-    return _Shown(x, number, description[number], time.perf_counter() - started)
-
-
-def _step(bench: _Bench, shown: _Shown) -> Tensor:
-    """Learn from one batch; return both losses, (2,)."""
-    settings = bench.settings
-    with computing_in(bench.run.device):
-        vectors = bench.backbone(shown.x.contiguous(memory_format=torch.channels_last_3d))
-    temperature = settings.temperature if settings.contrast else None
-    losses = bench.tasks(vectors.float(), shown.species, shown.description, temperature)
-    bench.optimizer.zero_grad()
-    (settings.describe * losses.describe + settings.contrast * losses.contrast).backward()
-    bench.optimizer.step()
-    return torch.stack(losses).detach()
+    generator = torch.Generator(bench.run.device).manual_seed(seed)
+    return _Shown(bench.lesson.draw(snr, generator), time.perf_counter() - started)
 
 
 def learning_rate(done: float, highest: float) -> float:
@@ -368,17 +336,6 @@ def learning_rate(done: float, highest: float) -> float:
     if done < WARM_UP:
         return highest * (0.01 + 0.99 * done / WARM_UP)
     return highest * 0.5 * (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP)))
-
-
-def _spread(seed: int, invention: Invention, species: int) -> tuple[Tensor, Tensor]:
-    """Return mean and deviation of descriptions over many species, drawn on the CPU whatever the device."""
-    generator = torch.Generator().manual_seed(seed)
-    described = []
-    for _ in range(10):
-        drawn, angpix = invent(species // 10, invention, generator)
-        described.append(describe(drawn, angpix * invention.box / 32))
-    every = torch.cat(described)
-    return every.mean(0), every.std(0)
 
 
 # ------------------------------------------------------------------------------------------ checkpoint
@@ -401,7 +358,8 @@ def _state(bench: _Bench, progress: _Progress) -> State:
 
 def _check_state(state: State, bench: _Bench) -> None:
     """Hold what was saved against what can go on from it; Misfit where it does not fit."""
-    numbers = {"step": int, "losses": torch.zeros(2), "boxes": int, "seconds": float, "drawing": float}
+    losses = torch.zeros(len(bench.lesson.losses))
+    numbers = {"step": int, "losses": losses, "boxes": int, "seconds": float, "drawing": float}
     hold(state, {**bench.weights, "optimizer": dict, "records": list, **numbers, "random": dict})
     check_optimizer(state["optimizer"], bench.optimizer)
     check_random_state(state["random"])
@@ -417,10 +375,10 @@ def _resumed(bench: _Bench, keeper: Keeper) -> _Progress:
     """Bring everything to where the checkpoint left off; a new start where there is none."""
     found = keeper.find(lambda state: _check_state(state, bench))
     if found is None:
-        return _Progress(losses=torch.zeros(2, device=bench.run.device))
+        return _Progress(losses=torch.zeros(len(bench.lesson.losses), device=bench.run.device))
     state, name = found
-    bench.backbone.load_state_dict(state["backbone"])
-    bench.tasks.load_state_dict(state["tasks"])
+    for part, module in bench.lesson.learns.items():
+        module.load_state_dict(state[part])
     set_optimizer(bench.optimizer, state["optimizer"])
     set_random_state(state["random"], bench.run.device)
     bench.run.keeping.note(f"going on after step {state['step']} of {bench.settings.steps}, from {name}")
@@ -433,25 +391,18 @@ def _resumed(bench: _Bench, keeper: Keeper) -> _Progress:
 
 def _bytes_to_write(bench: _Bench) -> int:
     folder = bench.run.keeping.folder
-    weights, tasks = (sum(v.nbytes for v in part.values()) for part in bench.weights.values())
-    return 0 if folder is None else space(COPIES * (weights + tasks), folder) + weights
-
-
-def _keeper(bench: _Bench) -> Keeper:
-    """Return what keeps the states of a run, and knows it by its settings."""
-    return Keeper(
-        keeping=bench.run.keeping, settings=_settings(bench), place={"device": str(bench.run.device)}
-    )
+    learnt = sum(value.nbytes for part in bench.weights.values() for value in part.values())
+    written = sum(value.nbytes for value in bench.lesson.network.state_dict().values())
+    return 0 if folder is None else space(COPIES * learnt, folder) + written
 
 
 def _settings(bench: _Bench) -> dict[str, str]:
     """Return what must be the same for a run to go on, in words."""
-    own = bench.run.own
-    facts = {**bench.settings.to_dict(), **bench.invention.to_dict(), **bench.run.facts}
+    course = bench.course
+    facts = {**course.settings.to_dict(), **course.invention.to_dict(), **course.run.facts}
     return {
         **{name: str(value) for name, value in facts.items()},
-        **{name: str(value) for name, value in bench.preparer.settings.to_dict().items()},
-        "weights": str(sum(weight.numel() for weight in bench.backbone.parameters())),
-        "yardsticks": str(asdict(bench.run.yardsticks)),
-        "own particles": "none" if own is None else str(len(own.rows)),
+        "weights": str(sum(weight.numel() for weight in bench.lesson.network.parameters())),
+        "yardsticks": str(asdict(course.run.yardsticks)),
+        **bench.lesson.facts,
     }

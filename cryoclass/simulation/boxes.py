@@ -18,13 +18,15 @@ from cryoclass.simulation.species import Assemblies
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SeenBoxes:
-    """What was drawn, after contrast transfer and missing wedge, its parts apart.
+    """What was drawn, and its parts apart after contrast transfer and missing wedge.
 
-    Parts are spectra (S * V, side, side, side // 2 + 1) in the layout of ``rfftn``, since only their sum is ever needed as
+    The other parts are spectra (S * V, side, side, side // 2 + 1) in the layout of ``rfftn``, since only their sum is ever needed as
     boxes; :func:`from_spectrum` shows one alone.
 
     Attributes
     ----------
+    density
+        The particles alone before any of that, (S * V, side, side, side).
     target
         The particles alone.
     surroundings
@@ -37,6 +39,7 @@ class SeenBoxes:
         Of a box, in pixels.
     """
 
+    density: Tensor
     target: Tensor
     surroundings: Tensor
     noise: Tensor
@@ -94,6 +97,7 @@ def see(
     ratio = log_uniform((count,), *snr, generator)
     noise *= (_power(signal) / (_power(noise) * ratio)).sqrt()[:, None, None, None]
     return SeenBoxes(
+        density=target,
         target=signal,
         surroundings=_spectrum(around) * optics.signal,
         noise=noise,

@@ -33,7 +33,7 @@ class Classify(Task):
 
     follows = frozenset({"probabilities"})
 
-    def make_head(self, width: int, classes: int) -> nn.Linear:
+    def make_head(self, width: int, classes: int, fold: int = 1) -> nn.Linear:  # noqa: ARG002
         """Return a linear layer from the vector to one number a class."""
         return nn.Linear(width, classes)
 

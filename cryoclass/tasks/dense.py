@@ -1,4 +1,4 @@
-"""What tasks that speak of each voxel have in common: one convolution as head, and scores that are means over particles."""
+"""What tasks that speak of each voxel have in common: a linear layer as head, and scores that are means over particles."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cryoclass.backbones.decoder import unfolded
 from cryoclass.metrics import NORMAL
 from cryoclass.tasks.task import Arrays, Features, Said, Task
 
@@ -81,6 +82,8 @@ class VoxelTask(Task):
         Of the user's table, that names the volume of each row.
     figures
         What :meth:`judge` gives of each particle: first the one by which epochs are compared, last the loss.
+    first
+        What a new head says of every voxel.
     """
 
     dense = True
@@ -92,13 +95,15 @@ class VoxelTask(Task):
         """The name of its only output."""
         return next(iter(self.outputs))
 
-    def make_head(self, width: int, classes: int) -> nn.Module:  # noqa: ARG002 - the same for all classes
-        """Return a convolution from the map to one number a voxel."""
-        return voxel_head(width)
+    first: ClassVar[float] = 0.0
+
+    def make_head(self, width: int, classes: int, fold: int = 1) -> nn.Module:  # noqa: ARG002 - the same for all classes
+        """Return a linear layer from each place of the map to one number a voxel."""
+        return VoxelHead(width, fold, self.first)
 
     def say(self, head: nn.Module, features: Features) -> Said:
         """Return what the head says of each voxel, (N, D, H, W)."""
-        return {self.output: head(features.dense)[:, 0]}
+        return {self.output: head(features.dense, features.sides)}
 
     def score(
         self,
@@ -130,13 +135,29 @@ def voxel_scores(judged: Arrays, names: tuple[str, ...]) -> VoxelScores | None:
     return VoxelScores(count=int(known.sum()), figures={name: Mean.of(judged[name][known]) for name in names})
 
 
-def voxel_head(width: int, first: float = 0.0) -> nn.Conv3d:
-    """Return a head that says one number of each voxel, at first ``first`` of all."""
-    head = nn.Conv3d(width, 1, 1)
-    with torch.no_grad():
-        for weight, value in zip(head.parameters(), (0.0, first), strict=True):
-            weight.fill_(value)
-    return head
+class VoxelHead(nn.Module):
+    """Says one number of each voxel: a linear layer, which on a CPU learns twice as fast as the same as a convolution.
+
+    Parameters
+    ----------
+    width
+        Channels of the map.
+    fold
+        How many voxels along each side one place of it stands for.
+    first
+        What it says of all voxels before it has learnt.
+    """
+
+    def __init__(self, width: int, fold: int, first: float) -> None:
+        super().__init__()
+        self.fold = fold
+        self.voxels = nn.Linear(width, fold**3)
+        nn.init.zeros_(self.voxels.weight)
+        nn.init.constant_(self.voxels.bias, first)
+
+    def forward(self, dense: Tensor, sides: Sequence[int]) -> Tensor:
+        """Turn a map ``(N, width, d, h, w)`` into volumes ``(N, *sides)``."""
+        return unfolded(self.voxels(dense.movedim(1, -1)), self.fold, sides)
 
 
 def mean_over_known(values: Tensor, known: Tensor) -> Tensor:

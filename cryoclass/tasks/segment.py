@@ -6,12 +6,12 @@ from typing import ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from cryoclass.card import PARTICLES, Axes
 from cryoclass.settings import Recipe
 from cryoclass.star.tables import MASK_COLUMN
-from cryoclass.tasks.dense import VoxelTask, flat, mean_over_known, voxel_head
+from cryoclass.tasks.dense import VoxelTask, flat, mean_over_known
 from cryoclass.tasks.task import Arrays, Said, Truth
 
 BORDER = 0.5  # probability from which a voxel belongs to the particle
@@ -27,10 +27,7 @@ class Segment(VoxelTask):
     outputs: ClassVar[Mapping[str, Axes]] = {"mask": (PARTICLES, "D", "H", "W")}
     column = MASK_COLUMN
     figures = ("iou", "dice", "voxel_accuracy", "cross_entropy")
-
-    def make_head(self, width: int, classes: int) -> nn.Module:  # noqa: ARG002 - one particle, whatever its class
-        """Return a convolution from the map to one number a voxel; at first, few voxels belong to the particle."""
-        return voxel_head(width, PRIOR)
+    first = PRIOR
 
     def finish(self, said: Said) -> Said:
         """Return the probabilities."""

@@ -28,11 +28,14 @@ class Features(NamedTuple):
     vector
         (N, E).
     dense
-        (N, C, D, H, W), on the grid of the boxes; None where no task needs it.
+        The map of the decoder (N, C, d, h, w); None where no task needs it.
+    sides
+        D, H and W of the boxes.
     """
 
     vector: Tensor
     dense: Tensor | None = None
+    sides: Sequence[int] = ()
 
 
 class Scores(Protocol):
@@ -75,7 +78,7 @@ class Task(ABC):
     # ------------------------------------------------------------------------------------------- network
 
     @abstractmethod
-    def make_head(self, width: int, classes: int) -> nn.Module:
+    def make_head(self, width: int, classes: int, fold: int = 1) -> nn.Module:
         """Return a head, randomly initialised from torch's global generator.
 
         Parameters
@@ -84,6 +87,8 @@ class Task(ABC):
             Length of the vector; of a dense task, channels of the map.
         classes
             How many classes there are.
+        fold
+            Of a dense task, how many voxels along each side one place of the map stands for.
         """
 
     @abstractmethod
