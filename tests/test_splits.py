@@ -5,7 +5,7 @@ import pytest
 
 from cryoclass.errors import ParticleError
 from cryoclass.settings import Split
-from cryoclass.training.splits import assign_parts
+from cryoclass.training.splits import assign_parts, with_unlabelled
 
 CLASSES = ("ribosome", "proteasome", "junk")
 
@@ -180,3 +180,25 @@ def test_an_unlabelled_double_takes_no_part():
     split = assign_parts(labels, ["one"] * 19, Split(), seed=0, same=np.array([*range(18), 0]))
     assert split.parts[-1] == ""
     assert "" not in split.parts[:-1]
+
+
+@pytest.mark.parametrize("mode", ["tomogram", "particle"])
+def test_unlabelled_particles_train_where_there_is_something_to_learn_and_nothing_held_out_is_shown(mode):
+    labels, names = particles(tomograms=6, per_class=6)
+    unlabelled, known = np.arange(0, len(labels), 3), np.ones(len(labels), dtype=bool)
+    labels[unlabelled], known[unlabelled[:10]] = -1, False
+    same = np.arange(len(labels))
+    before = assign_parts(labels, names, Split(split=mode), seed=0, same=same)
+    held = np.flatnonzero(before.parts == "test")[0]
+    same[unlabelled[-1]] = held  # the same particle once more, in a tomogram that trains
+    names[unlabelled[-1]] = names[np.flatnonzero(before.parts == "train")[0]]
+    after = with_unlabelled(before, known, names, same)
+    assert (after.parts[labels >= 0] == before.parts[labels >= 0]).all()
+    added = np.flatnonzero((after.parts == "train") & (labels < 0))
+    assert len(added) > 10
+    assert not np.isin(added, [*unlabelled[:10], unlabelled[-1]]).any()
+    if mode == "tomogram":
+        tomograms = np.array(names)
+        assert not set(tomograms[added]) & set(tomograms[np.isin(before.parts, ["val", "test"])])
+    else:
+        assert len(added) == len(unlabelled) - 11

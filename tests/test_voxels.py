@@ -275,6 +275,24 @@ def test_densities_are_learnt_without_any_label(cryoclass):
 
 
 @pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("tasks", ["classify,segment", "segment"])
+def test_particles_without_a_label_teach_masks(cryoclass, tasks):
+    """Every other one of 24 is labelled."""
+    particles = read_particles(Path("S/particles.star"))
+    labels = [None if row % 2 else label for row, label in enumerate(particles.labels("cryoclassLabel"))]
+    few = particles.with_columns({"cryoclassLabel": [label or "None" for label in labels]})
+    few.write(Path("S/few.star"))
+    network = [word for word in NETWORK if word != "res32"]
+    network.insert(1, "res32-species")  # whose head for classes is fitted first, to those that have one
+    ran = cryoclass(
+        "finetune", "S/few.star", *network, "-n", "1", "--tasks", tasks, "--split", "particle", "-o", "R"
+    )
+    assert ran.status == 0, ran.err
+    assert "mask: known of 24 of 24 particles" in ran.err
+    assert "12 particles without a label teach mask" in ran.err
+
+
+@pytest.mark.usefixtures("here")
 def test_a_table_without_truth_cannot_teach_it(cryoclass):
     star = without("S/particles.star", *COLUMNS.values())
     ran = cryoclass("finetune", star, *NETWORK, "--tasks", EVERY, "-o", "R")

@@ -27,6 +27,8 @@ from cryoclass.settings import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from cryoclass.labels import Labelled
     from cryoclass.particles import Particles
     from cryoclass.poses import Poses
@@ -147,10 +149,12 @@ def finetune(request: FinetuneRequest, listener: Listener = TO_LOG) -> FinetuneR
 def _finetune(request: FinetuneRequest, place: Workplace, listener: Listener) -> FinetuneResult:
     from cryoclass.checks.classes import check_class_names
     from cryoclass.checks.findings import enforce
+    from cryoclass.checks.identity import same_particles
     from cryoclass.labels import read_labelled
     from cryoclass.sources import Boxes
     from cryoclass.training.finetune import choose_recipe, train
     from cryoclass.training.loop import LabelledBoxes
+    from cryoclass.training.splits import with_unlabelled
 
     workers = use_cores(request.num_workers)
     run = _run(request, place, workers, listener)
@@ -163,19 +167,24 @@ def _finetune(request: FinetuneRequest, place: Workplace, listener: Listener) ->
     labelled = read_labelled(arguments, request.label_column, needed="classify" in recipe.tasks)
     enforce(check_class_names(labelled.classes), listener)
     boxes = _open(labelled, request, workers, listener)
-    assignment = _share_out(labelled, boxes, recipe.tasks, request, listener)
+    same = same_particles(labelled.tables, boxes.source)
+    assignment = _share_out(labelled, same, recipe.tasks, request, listener)
     _warn_of_domain(boxes, recipe, request.start, listener)
     listener.tell(_plan(labelled, assignment))
+    truths, known = _truths(labelled, boxes.source, recipe.tasks, request.references, listener)
+    more = with_unlabelled(assignment, known, labelled.tomograms, same)
+    if added := int((more.parts != assignment.parts).sum()):
+        listener.note(f"{added} particles without a label teach {' and '.join(truths)}")
     examples = LabelledBoxes(
         source=boxes.source,
         labels=labelled.labels,
-        parts=assignment.parts,
+        parts=more.parts,
         classes=labelled.classes,
-        truths=_truths(labelled, boxes.source, recipe.tasks, request.references, listener),
+        truths=truths,
     )
     # What they are, and not where they lie: a disk may be moved, and a folder be named from elsewhere.
-    truths = {str(name): Boxes(source=truth).fingerprint[:12] for name, truth in examples.truths.items()}
-    run = replace(run, facts={**request.cutting.to_dict(), "voxels": boxes.fingerprint[:12], **truths})
+    taught = {str(name): Boxes(source=truth).fingerprint[:12] for name, truth in truths.items()}
+    run = replace(run, facts={**request.cutting.to_dict(), "voxels": boxes.fingerprint[:12], **taught})
     tuned = train(examples, boxes.sample.contrast, recipe, request.start, run)
     tuned = _with_origin(tuned, labelled, assignment)
     with place.finishing():
@@ -212,31 +221,35 @@ def _open(labelled: "Labelled", request: FinetuneRequest, workers: int, listener
 
 def _truths(
     labelled: "Labelled", boxes: "Source", tasks: Sequence[str], references: Path | None, listener: Listener
-) -> "dict[Truth, Source]":
-    """Return what is known of the voxels of the particles, as far as tasks learn from it.
+) -> "tuple[dict[Truth, Source], np.ndarray]":
+    """Return what is known of the voxels of the particles, as far as tasks learn from it, and of which rows anything is, (n,).
 
     Raises
     ------
     UsageError
         A task has nothing to learn from.
     """
+    import numpy as np
+
     from cryoclass.sources import JoinedSource
     from cryoclass.tasks import task_named
     from cryoclass.truths import COLUMNS
 
     found: dict[Truth, Source] = {}
+    anything = np.zeros(len(boxes), dtype=bool)
     for truth in (task_named(name).truth for name in tasks if task_named(name).dense):
         parts = _known_volumes(labelled, boxes, truth, references)
-        known = sum(int(part.known.sum()) for part in parts)
-        if not known:
+        known = np.concatenate([part.known for part in parts])
+        if not known.any():
             raise UsageError(
                 f"--tasks is {','.join(tasks)}, but no particle names a {truth} (column {COLUMNS[truth]}).",
                 "Add the column, with an MRC volume for each particle, as cryoclass simulate --truth does; or give a density "
                 "map of each class with --references; or leave the task out.",
             )
-        listener.note(f"{truth}: known of {known} of {len(boxes)} particles")
+        listener.note(f"{truth}: known of {known.sum()} of {len(boxes)} particles")
         found[truth] = JoinedSource(parts) if len(parts) > 1 else parts[0]
-    return found
+        anything |= known
+    return found, anything
 
 
 def _known_volumes(
@@ -273,18 +286,17 @@ def _poses(table: "Particles", source: "Source") -> "Poses":
 
 def _share_out(
     labelled: "Labelled",
-    boxes: "Boxes",
+    same: "np.ndarray",
     tasks: Sequence[str],
     request: FinetuneRequest,
     listener: Listener,
 ) -> "Assignment":
     """Decide which rows take which part; those of one particle take the same, and must have the same class."""
     from cryoclass.checks.findings import enforce
-    from cryoclass.checks.identity import check_identity, same_particles
+    from cryoclass.checks.identity import check_identity
     from cryoclass.training.splits import assign_parts
 
     labels, classes = labelled.labels, labelled.classes
-    same = same_particles(labelled.tables, boxes.source)
     enforce(check_identity(labelled.tables, same, labels, classes), listener)
     split = request.split.replace(least_classes=2 if "classify" in tasks else 1)
     return assign_parts(labels, labelled.tomograms, split, request.training.seed, classes, same)

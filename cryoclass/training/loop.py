@@ -237,7 +237,7 @@ def read_labelled(examples: LabelledBoxes, run: Run) -> KeptBoxes:
     ChangedError
         A file changed meanwhile.
     """
-    labelled = np.flatnonzero((examples.labels >= 0) & (examples.parts != ""))
+    labelled = np.flatnonzero(examples.parts != "")
     boxes = read_boxes(examples.taught, labelled, run.memory, run.workers, run.track)
     first = "".join(f"The first, in row {row}: {why}" for row, why in [*boxes.skipped.items()][:1])
     problem = too_many_lost(lost(boxes.skipped), len(labelled), run.max_unreadable, first)
@@ -334,9 +334,11 @@ def _start_head(bench: _Bench, progress: Progress, train: NDArray[np.int64]) -> 
     """Fit the head to the embeddings of the backbone as it is; epoch 0, and the best one where no later one is better."""
     started = time.perf_counter()
     classifier = bench.classifier
-    embedding = embed_boxes(bench, progress.embedded)[train]
+    targets = bench.labels.cpu().numpy()
+    train = train[targets[train] >= 0]
+    embedding, targets = embed_boxes(bench, progress.embedded)[train], targets[train]
     space = fit_space(embedding, natural_units=classifier.backbone.facts.natural_units)
-    features, targets = space.place(embedding), bench.labels.cpu().numpy()[train]
+    features = space.place(embedding)
     head = fit_head(features, targets)
     head.write_to(classifier.head, space)
     progress.embedded = []

@@ -1,7 +1,7 @@
 """Which labelled particles train, which choose the best epoch, and which are kept for the reported scores."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -27,7 +27,7 @@ class Assignment:
     Parameters
     ----------
     parts
-        ``"train"``, ``"val"``, ``"test"`` or ``""`` (unlabelled) for each row.
+        ``"train"``, ``"val"``, ``"test"`` or ``""`` (takes no part) for each row.
     mode
         Whether tomograms were kept whole or particles were shared out.
     reason
@@ -107,6 +107,28 @@ def assign_parts(
     parts = np.full(len(labels), "", dtype="<U5")
     parts[labelled_rows] = np.asarray(PARTS)[chosen][particle]
     return Assignment(parts=parts, mode=mode, reason=reason)
+
+
+def with_unlabelled(
+    assignment: Assignment, known: NDArray[np.bool_], tomograms: Sequence[str], same: Integers
+) -> Assignment:
+    """Let rows without a label train too where the truth of their voxels is known.
+
+    Nothing of what is held out is shown: neither another row of a particle that is, nor, where tomograms are kept whole, any row of one.
+
+    Parameters
+    ----------
+    assignment
+        Of the labelled rows.
+    known
+        Of which rows there is something to learn but the class, (n,).
+    tomograms, same
+        As for :func:`assign_parts`.
+    """
+    parts = assignment.parts
+    held = same if assignment.mode == "particle" else np.unique(np.asarray(tomograms), return_inverse=True)[1]
+    held_out = np.isin(held, held[np.isin(parts, PARTS[1:])]) | np.isin(same, same[np.isin(parts, PARTS[1:])])
+    return replace(assignment, parts=np.where((parts == "") & known & ~held_out, PARTS[0], parts))
 
 
 def _fractions(settings: Split) -> NDArray[np.float64]:
