@@ -19,7 +19,8 @@ def predict(request: PredictRequest) -> None:
     rlnMaxValueProbDistribution, and the class names and all probabilities in cryoclass* columns. What the network said is
     kept in outputs/: another --min-probability, with --overwrite, then takes no second pass.
 
-    A model of finetune --tasks also writes, with --tasks, a mask and a clean density for each particle.
+    --tasks segment,recover writes a mask and a clean density for each particle: what a model of finetune --tasks says, or,
+    without --model and --onnx, weights that come with cryoclass and hold for particles of any kind.
 
     Example: cryoclass predict particles.star --onnx model.onnx --split-classes
     """
