@@ -1,8 +1,8 @@
 """Masks and densities by the model that comes with cryoclass, which has seen invented species alone: on phantoms, or on your own maps.
 
-    python benchmarks/voxels_without_labels.py [--maps DIR] [--snr 0.3 0.1 0.03] [--per-species 20] [--angpix 10] [--model DIR] [-o DIR]
+    python benchmarks/voxels_without_labels.py [--maps DIR] [--snr 0.3 0.1 0.03] [--per-species 20] [--angpix 10] [--box 40] [--model DIR] [-o DIR]
 
-Crowded tomograms are simulated with their truth, boxes of 32 voxels are cut, and ``predict --tasks segment,recover`` is typed with no
+Crowded tomograms are simulated with their truth, boxes are cut, and ``predict --tasks segment,recover`` is typed with no
 training at all. Prints IoU of the masks and Pearson correlation of the densities with the clean ones, beside that of the boxes as they
 are and low-passed to 8 pixels: means over particles with their 95 % intervals; and down to how many angstroms the Fourier shell
 correlation stays at 0.5.
@@ -31,9 +31,9 @@ def masks_and_densities(folder: Path, snr: float, options: argparse.Namespace) -
     """Return a table of simulated particles with their truth, and the same with what the model says."""
     maps = ("--maps", options.maps) if options.maps else ()
     made = ("--per-species", options.per_species, "--tomograms", TOMOGRAMS, "--size", *SIZE, "--seed", 7)
-    size = ("--angpix", options.angpix, "--box", 32)
+    size = ("--angpix", options.angpix, "--box", options.box)
     typed("simulate", "--truth", *maps, *made, *size, "--snr", snr, "-o", folder / "Simulated")
-    cut = ("--tomograms", folder / "Simulated" / "tomograms", "--box", 32)
+    cut = ("--tomograms", folder / "Simulated" / "tomograms", "--box", options.box)
     typed("extract", folder / "Simulated" / "coordinates.star", *cut, "-o", folder / "Extract")
     true, model = folder / "Extract" / "particles.star", ("--model", options.model) if options.model else ()
     typed("predict", true, "--tasks", "segment,recover", *model, "-o", folder / "Predict")
@@ -76,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--by-species", type=float, default=0.1, help="SNR at which each species has a line.")
     parser.add_argument("--per-species", type=int, default=20)
     parser.add_argument("--angpix", type=float, default=10)
+    parser.add_argument("--box", type=int, default=40)
     parser.add_argument("--model", type=Path)
     parser.add_argument("-o", "--outdir", type=Path)
     options = parser.parse_args(argv)

@@ -183,6 +183,7 @@ def test_the_packaged_model_tells_masks_and_densities_without_training(cryoclass
     assert ran.status == 0, ran.err
     assert "res32-species" in ran.err
     assert "boxes of any size" in ran.err
+    assert "not classes of the model" not in ran.err, "it has none"
     said, true = Path("P/particles.star"), Path("S/particles.star")
     particles = read_particles(said)
     first = open_volume(particles.find(particles.cells("cryoclassMaskName")[0]))

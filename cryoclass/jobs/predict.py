@@ -346,7 +346,7 @@ def _known_labels(
     """
     import numpy as np
 
-    if label_column is None and not table.has_own_labels:
+    if not card.classes or (label_column is None and not table.has_own_labels):
         return np.full(len(table), -1)
     numbers = {name: number for number, name in enumerate(card.classes)}
     texts = table.labels(table.label_column(label_column))
