@@ -217,8 +217,12 @@ class ModelCard(Card):
         Whether particles were brighter than their surroundings.
     tasks
         What it does, by name (:mod:`cryoclass.tasks`).
+    calibration
+        The temperature that the head's numbers have been divided by, and on what it was fitted; empty where they were not.
+    familiarity
+        On what the unknown score rests; empty where there is none.
     training, metrics
-        What was done, and what came out; for people, never read back.
+        What was done, and what came out; for people, never read back, as are the two before.
     """
 
     outputs: dict[OutputName, Axes] = {
@@ -232,6 +236,8 @@ class ModelCard(Card):
     any_box: bool = False
     contrast: Contrast = "unknown"
     tasks: tuple[str, ...] = ("classify",)
+    calibration: dict[str, Any] = {}
+    familiarity: dict[str, Any] = {}
     training: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
 

@@ -22,6 +22,7 @@ from cryoclass.card import (
     write_folder,
 )
 from cryoclass.errors import ModelError, UsageError
+from cryoclass.familiarity import UNKNOWN_SCORE, Familiarity
 from cryoclass.files import digest
 from cryoclass.preparation import Preparer
 from cryoclass.progress import Track, silent
@@ -47,6 +48,8 @@ class Classifier(nn.Module):
 
     Attributes
     ----------
+    familiarity
+        What tells how unlike everything learnt a particle is, with the classes; None where nobody knows.
     brought
         Names of the parts that speak of voxels and come from a donor: ``decoder``, and tasks.
 
@@ -65,6 +68,7 @@ class Classifier(nn.Module):
         self.tasks = tuple(tasks)
         self.decoder = self.backbone.make_decoder() if any(task.dense for task in tasks) else None
         self.heads = nn.ModuleDict({task.name: self._head(task, classes) for task in tasks})
+        self.familiarity: Familiarity | None = None
 
     @property
     def head(self) -> nn.Linear:
@@ -73,8 +77,9 @@ class Classifier(nn.Module):
 
     @property
     def outputs(self) -> dict[str, Axes]:
-        """The axes of the named outputs that the whole model gives: those of the tasks in turn, then the embedding."""
-        return {**outputs_of(self.tasks), EMBEDDING: (PARTICLES, self.backbone.width)}
+        """The axes of the named outputs that the whole model gives: those of the tasks in turn, the unknown score, the embedding."""
+        unknown: dict[str, Axes] = {UNKNOWN_SCORE: (PARTICLES,)} if self.familiarity is not None else {}
+        return {**outputs_of(self.tasks), **unknown, EMBEDDING: (PARTICLES, self.backbone.width)}
 
     def forward(self, x: Tensor, grey: Tensor) -> Said:
         """Return what the heads say of boxes, as it is learnt from, and the embedding.
@@ -95,6 +100,8 @@ class Classifier(nn.Module):
     def finish(self, said: Said) -> Said:
         """Return all named outputs, float32, from what :meth:`forward` returns."""
         finished = {EMBEDDING: said[EMBEDDING].float()}
+        if self.familiarity is not None:
+            finished[UNKNOWN_SCORE] = self.familiarity(said[EMBEDDING])
         for task in self.tasks:
             finished |= task.finish(said)
         return finished
@@ -106,6 +113,7 @@ class Classifier(nn.Module):
         part.tasks = tuple(task for task in self.tasks if task in tasks)
         part.heads = nn.ModuleDict({task.name: self.heads[task.name] for task in part.tasks})
         part.decoder = self.decoder if any(task.dense for task in part.tasks) else None
+        part.familiarity = self.familiarity if CLASSIFY in part.tasks else None
         return part
 
     def voxel_parts(self) -> dict[str, nn.Module]:
@@ -178,6 +186,7 @@ def asked_of(card: ModelCard, tasks: Sequence[Task]) -> ModelCard:
     """Return the card of a model that is asked for some of its tasks only."""
     kept = [task for task in tasks if task.name in card.tasks]
     dropped = outputs_of([task_named(name) for name in card.tasks]).keys() - outputs_of(kept).keys()
+    dropped |= set() if CLASSIFY in kept else {UNKNOWN_SCORE}
     outputs = {name: axes for name, axes in card.outputs.items() if name not in dropped}
     return card.replace(outputs=outputs, tasks=tuple(task.name for task in kept))
 
@@ -265,6 +274,7 @@ def load_model(folder: Path) -> tuple[Classifier, ModelCard]:
         return _packaged()
     state, card = read_folder(folder, ModelCard, MODEL_FOLDER)
     classifier = _build_for(card, folder)
+    classifier.familiarity = _familiarity_for(state)
     try:
         classifier.load_state_dict(_heads_named(state), strict=True)
     except RuntimeError as error:
@@ -320,6 +330,14 @@ def _heads_named(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         f"heads.{CLASSIFY.name}.{name.removeprefix('head.')}" if name.startswith("head.") else name: value
         for name, value in state.items()
     }
+
+
+def _familiarity_for(state: Mapping[str, Tensor]) -> Familiarity | None:
+    """Return an empty one of the sizes that weights have; None where they have none."""
+    means, basis = (state.get(f"familiarity.{name}") for name in ("means", "basis"))
+    if means is None or basis is None or means.ndim != 2 or basis.ndim != 2:
+        return None
+    return Familiarity(len(means), means.shape[1], len(basis))
 
 
 def _build_for(card: ModelCard, folder: Path) -> Classifier:

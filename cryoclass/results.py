@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
+from cryoclass.familiarity import UNKNOWN_SCORE
 from cryoclass.files import write_text
 from cryoclass.labels import Labelled
 from cryoclass.outputs import Outputs, Status
@@ -56,20 +57,25 @@ class Decisions:
     classes
         The class (n,), from 0; -1 for none.
     status
-        In words (n,): ``done``, ``unsure`` (less probable than asked), ``unreadable``, ``not asked for``, ``not yet done``.
+        In words (n,): ``done``, ``unsure`` (less probable than asked), ``unknown`` (more unlike everything learnt than asked),
+        ``unreadable``, ``not asked for``, ``not yet done``.
+    unknown
+        How unlike everything learnt each row is (n,), above 1 more than usual; NaN where it is not done. None where the model
+        cannot tell.
     """
 
     probabilities: NDArray[np.float32]
     classes: NDArray[np.int64]
     status: NDArray[np.str_]
+    unknown: NDArray[np.float32] | None = None
 
     @property
     def done(self) -> NDArray[np.int64]:
         """Rows that the network has spoken of, sure or not."""
-        return np.flatnonzero((self.status == DONE) | (self.status == UNSURE))
+        return np.flatnonzero(np.isin(self.status, [DONE, UNSURE, UNKNOWN]))
 
 
-DONE, UNSURE, UNREADABLE = "done", "unsure", "unreadable"
+DONE, UNSURE, UNKNOWN, UNREADABLE = "done", "unsure", "unknown", "unreadable"
 _WORDS = {
     Status.NOT_YET: "not yet done",
     Status.DONE: DONE,
@@ -78,26 +84,48 @@ _WORDS = {
 }
 
 
-def decide(outputs: Outputs, min_probability: float = 0.0) -> Decisions:
-    """Give each row that is done its most probable class, where that is probable enough."""
+@dataclass(frozen=True, kw_only=True)
+class Demands:
+    """What a row must be like to be given a class.
+
+    Parameters
+    ----------
+    min_probability
+        Of its most probable class, at least.
+    max_unknown
+        How unlike everything learnt it may be; None where that does not count.
+    """
+
+    min_probability: float = 0.0
+    max_unknown: float | None = None
+
+
+def decide(outputs: Outputs, demands: Demands = Demands()) -> Decisions:
+    """Give each row that is done its most probable class, where it meets the demands, as far as outputs tell."""
     probabilities = np.zeros(outputs["logits"].shape, np.float32)
     done = outputs.done
     probabilities[done] = softmax(outputs["logits"][done], axis=1)
-    return _decisions(probabilities, outputs.status, min_probability)
+    known = UNKNOWN_SCORE in outputs
+    return _decisions(probabilities, outputs.status, demands, outputs[UNKNOWN_SCORE] if known else None)
 
 
 def decide_all(probabilities: NDArray[np.float32]) -> Decisions:
     """Give each of some rows (n, K), all of them done, its most probable class."""
-    return _decisions(probabilities, np.full(len(probabilities), Status.DONE, np.uint8), 0.0)
+    return _decisions(probabilities, np.full(len(probabilities), Status.DONE, np.uint8), Demands())
 
 
 def _decisions(
-    probabilities: NDArray[np.float32], codes: NDArray[np.uint8], min_probability: float
+    probabilities: NDArray[np.float32],
+    codes: NDArray[np.uint8],
+    demands: Demands,
+    unknown: NDArray[np.float32] | None = None,
 ) -> Decisions:
     status = np.array([_WORDS[Status(code)] for code in range(len(_WORDS))])[codes]
-    status[(status == DONE) & (probabilities.max(axis=1) < min_probability)] = UNSURE
+    if unknown is not None and demands.max_unknown is not None:
+        status[(status == DONE) & (unknown > demands.max_unknown)] = UNKNOWN
+    status[(status == DONE) & (probabilities.max(axis=1) < demands.min_probability)] = UNSURE
     classes = np.where(status == DONE, probabilities.argmax(axis=1), -1)
-    return Decisions(probabilities=probabilities, classes=classes, status=status)
+    return Decisions(probabilities=probabilities, classes=classes, status=status, unknown=unknown)
 
 
 def prediction_columns(decisions: Decisions, classes: Sequence[str]) -> dict[str, list[str]]:
@@ -105,7 +133,8 @@ def prediction_columns(decisions: Decisions, classes: Sequence[str]) -> dict[str
 
     ``rlnClassNumber`` counts from 1 as RELION does; 0 means no class. ``rlnMaxValueProbDistribution`` is the highest
     probability, ``cryoclassClassName`` the class in words (blanks become ``_``), or the status of a row that has none,
-    ``cryoclassProbability1`` ... one column per class, numbered as in ``classes.star``.
+    ``cryoclassStatus`` the status of every row, ``cryoclassProbability1`` ... one column per class, numbered as in
+    ``classes.star``, and ``cryoclassUnknownScore``, where the model gives one, how unlike everything learnt a row is.
     """
     words = np.array([_one_word(name) for name in classes], dtype=object)
     status = np.array([_one_word(name) for name in decisions.status], dtype=object)
@@ -114,10 +143,16 @@ def prediction_columns(decisions: Decisions, classes: Sequence[str]) -> dict[str
         "rlnClassNumber": [str(number) for number in (decisions.classes + 1).tolist()],
         "rlnMaxValueProbDistribution": _decimals(decisions.probabilities.max(axis=1)),
         "cryoclassClassName": names.tolist(),
+        "cryoclassStatus": status.tolist(),
     }
     for number, values in enumerate(decisions.probabilities.T, 1):
         columns[f"cryoclassProbability{number}"] = _decimals(values)
-    return columns
+    return columns if decisions.unknown is None else columns | unknown_column(decisions.unknown)
+
+
+def unknown_column(scores: NDArray[np.floating]) -> dict[str, list[str]]:
+    """Return the column of unknown scores (n,); ``nan`` where a row is not done."""
+    return {"cryoclassUnknownScore": _decimals(scores)}
 
 
 def _one_word(name: str) -> str:
@@ -180,6 +215,7 @@ def held_out_columns(
     columns = (
         prediction_columns(decide_all(said["probabilities"]), classes) if "probabilities" in said else {}
     )
+    columns |= unknown_column(said[UNKNOWN_SCORE]) if UNKNOWN_SCORE in said else {}
     for name, values in said.items():
         if name not in outputs:
             columns[f"cryoclass{''.join(word.capitalize() for word in name.split('_'))}"] = _decimals(values)

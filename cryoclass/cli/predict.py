@@ -7,6 +7,8 @@ from cryoclass.cli import console
 from cryoclass.cli.options import with_request
 from cryoclass.jobs.predict import PredictRequest, PredictResult
 
+USUAL = 1  # unknown score, above which particles of known classes hardly lie
+
 if TYPE_CHECKING:
     from cryoclass.results import Decisions
 
@@ -16,8 +18,8 @@ def predict(request: PredictRequest) -> None:
     """Classify particles with a model folder or an exported ONNX file.
 
     Writes your STAR file back with nothing lost and these columns added: rlnClassNumber (from 1), the probability in
-    rlnMaxValueProbDistribution, and the class names and all probabilities in cryoclass* columns. What the network said is
-    kept in outputs/: another --min-probability, with --overwrite, then takes no second pass.
+    rlnMaxValueProbDistribution, and class names, all probabilities, status and unknown score in cryoclass* columns. What
+    the network said is kept in outputs/: another --min-probability, with --overwrite, then takes no second pass.
 
     --tasks segment,recover writes a mask and a clean density for each particle: what a model of finetune --tasks says, or,
     without --model and --onnx, weights that come with cryoclass and hold for particles of any kind.
@@ -35,8 +37,7 @@ def _say_result(result: PredictResult) -> None:
         lost = ("unreadable", str(result.unreadable))
     else:
         _say_classes(result, result.decisions)
-        unsure, unreadable = ((result.decisions.status == how).sum() for how in ("unsure", "unreadable"))
-        lost = ("no class", f"{unsure} below --min-probability, {unreadable} unreadable")
+        lost = ("no class", _without_class(result.decisions))
     console.rows(
         "written",
         [
@@ -52,6 +53,17 @@ def _say_result(result: PredictResult) -> None:
             ("look at", result.page),
         ],
     )
+
+
+def _without_class(decisions: "Decisions") -> str:
+    unsure, unknown, unreadable = (
+        int((decisions.status == how).sum()) for how in ("unsure", "unknown", "unreadable")
+    )
+    words = f"{unsure} below --min-probability, {unreadable} unreadable"
+    if decisions.unknown is None:
+        return words
+    above = int((decisions.unknown[decisions.done] > USUAL).sum())
+    return f"{unknown} above --unknown-threshold, {words}; {above} have an unknown score above {USUAL}"
 
 
 def _say_classes(result: PredictResult, decisions: "Decisions") -> None:

@@ -84,6 +84,12 @@ class PredictRequest(WorkRequest):
     min_probability: float = setting(
         0.0, help="Particles below it get no class (number 0).", minimum=0, maximum=1
     )
+    unknown_threshold: float | None = setting(
+        None,
+        help="Particles whose unknown score is above it get no class (number 0): at 1, about 1 in 20 of the known classes, and most of what "
+        "the model has never seen.",
+        above=0,
+    )
     split_classes: bool = setting(
         False, flags=("--split-classes",), help="Also write one STAR file per class."
     )
@@ -178,7 +184,7 @@ def _predict(request: PredictRequest, path: Path, place: Workplace, listener: Li
     from cryoclass.inference.pipeline import Flow
     from cryoclass.outputs import FOLDER, open_outputs
     from cryoclass.particles import read_particles
-    from cryoclass.results import WHERE_LOST, decide
+    from cryoclass.results import WHERE_LOST, Demands, decide
     from cryoclass.sources import Boxes, too_many_lost
     from cryoclass.tasks import CLASSIFY
 
@@ -205,7 +211,8 @@ def _predict(request: PredictRequest, path: Path, place: Workplace, listener: Li
     place.begin()
     outputs = open_outputs(request.outdir / FOLDER, facts, volumes)
     origin = compute_outputs(engine, boxes, outputs, flow, listener)
-    decisions = decide(outputs, request.min_probability) if CLASSIFY.name in engine.card.tasks else None
+    demands = Demands(min_probability=request.min_probability, max_unknown=request.unknown_threshold)
+    decisions = decide(outputs, demands) if CLASSIFY.name in engine.card.tasks else None
     said = _Said(
         table=table,
         card=engine.card,
@@ -243,6 +250,7 @@ def _engine(request: PredictRequest, listener: Listener) -> "Engine":
     UsageError
         The model does not do one of them.
     """
+    from cryoclass.familiarity import UNKNOWN_SCORE
     from cryoclass.tasks import CLASSIFY, task_named, tasks_typed
 
     typed = tasks_typed(request.tasks) if request.tasks is not None else ()
@@ -260,6 +268,11 @@ def _engine(request: PredictRequest, listener: Listener) -> "Engine":
     if needing and "classify" not in {task.name for task in asked}:
         raise UsageError(f"{needing[0]} needs classes.", "Add classify to --tasks.")
     engine = engine.asked(asked)
+    if request.unknown_threshold is not None and UNKNOWN_SCORE not in engine.card.outputs:
+        raise UsageError(
+            "--unknown-threshold needs an unknown score, and this model gives none.",
+            "Fine-tune again, with two particles or more of a class; or leave the option out.",
+        )
     if request.explain is None:
         return engine
     from cryoclass.inference.explaining import ExplainingEngine
@@ -272,6 +285,7 @@ def _class_flags(request: PredictRequest) -> tuple[tuple[str, bool], ...]:
         ("--split-classes", request.split_classes),
         ("--averages", request.averages),
         ("--explain", request.explain is not None),
+        ("--unknown-threshold", request.unknown_threshold is not None),
     )
 
 

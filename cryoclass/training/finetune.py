@@ -14,12 +14,13 @@ from torch import Tensor
 
 from cryoclass.backbones.registry import facts_of_weights, spec
 from cryoclass.backbones.resnet3d import detach_shortcuts
+from cryoclass.calibration import at_temperature
 from cryoclass.card import ModelCard, WeightFacts, current_versions
 from cryoclass.classifier import Classifier, WholeModel, load_card, start_classifier
 from cryoclass.errors import UsageError
 from cryoclass.files import content
 from cryoclass.machine import computing_in
-from cryoclass.metrics import Metrics
+from cryoclass.metrics import Metrics, evaluate
 from cryoclass.settings import Init, Recipe, Start, Training
 from cryoclass.sources import read_many
 from cryoclass.tasks import CLASSIFY, RECOVER, SEGMENT, Task, task_named, tasks_typed
@@ -200,6 +201,8 @@ def train(examples: LabelledBoxes, contrast: Contrast, recipe: Recipe, start: St
         preparation=recipe.preparation,
         training=facts,
         metrics=_headlines(metrics, voxels),
+        calibration=_calibration(history, examples),
+        familiarity=history.trust.familiarity,
         versions=current_versions(),
         outputs=classifier.outputs,
         tasks=tuple(classifier.heads),
@@ -309,6 +312,21 @@ def _score(
             elif isinstance(found, VoxelScores):
                 voxels.setdefault(part, {})[task.name] = found
     return metrics, voxels
+
+
+def _calibration(history: History, examples: LabelledBoxes) -> dict[str, Any]:
+    """Return what the card says of the calibration: with its error before and after, on particles that it was not fitted to."""
+    facts, chosen = history.trust.calibration, examples.parts[history.rows] == "test"
+    if not facts or not chosen.any():
+        return facts
+    labels = examples.labels[history.rows[chosen]]
+    after = history.probabilities[chosen]
+    before = at_temperature(after, 1 / history.trust.temperature)
+    errors = {
+        name: evaluate(said, labels, examples.classes).calibration_error
+        for name, said in (("error_before", before), ("error_after", after))
+    }
+    return {**facts, **errors, "measured_on": int(chosen.sum())}
 
 
 def _headlines(

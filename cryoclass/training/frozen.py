@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cryoclass.card import EMBEDDING
 from cryoclass.classifier import Classifier
 from cryoclass.embedding import Vectors, fit_space
+from cryoclass.familiarity import FOLDS, Learnt
 from cryoclass.metrics import evaluate
 from cryoclass.settings import Recipe
 from cryoclass.training.head import FREEDOM, Head, fit_head
@@ -29,6 +31,9 @@ from cryoclass.training.loop import (
     to_device,
 )
 from cryoclass.training.state import EMBEDDED, check_embedded
+from cryoclass.training.trust import How, Trust, calibrate, get_familiar, temperature_of, unknown_scores
+
+Said = dict[str, NDArray[np.float32]]
 
 FREEDOMS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)  # the simplest head first
 
@@ -71,12 +76,60 @@ def fit_frozen(classifier: Classifier, examples: LabelledBoxes, recipe: Recipe, 
     best.write_to(classifier.head, space)
     held_out = np.flatnonzero(parts != "train")
     held_out = held_out[np.argsort(boxes.rows[held_out])]
+    said = {
+        "probabilities": best.probabilities(seen.features[held_out]),
+        EMBEDDING: embedding[held_out],
+    }
+    chosen = next(record.freedom for record, _ in reversed(tried) if record.best)
+    said, trust = _trusted(classifier, seen, embedding, chosen, said)
     return History(
         records=tuple(record for record, _ in tried),
         skipped=boxes.skipped,
         rows=boxes.rows[held_out],
-        said={"probabilities": best.probabilities(seen.features[held_out])},
+        said=said,
+        trust=trust,
     )
+
+
+def _trusted(
+    classifier: Classifier, seen: "_Seen", embedding: Vectors, freedom: float, said: Said
+) -> tuple[Said, Trust]:
+    """Calibrate the head by cross-validation, and learn how far particles of known classes lie; return what is said then."""
+    crossed, targets = _crossed(seen, freedom)
+    temperature, count = temperature_of({"probabilities": crossed}, targets, np.ones(len(targets), bool))
+    known = np.isin(seen.parts, ["train", "val"]) & (seen.targets >= 0)
+    learnt = Learnt(
+        embedding=embedding[known],
+        targets=seen.targets[known],
+        held_out=seen.parts[known] == "val",
+        natural_units=classifier.backbone.facts.natural_units,
+    )
+    said = calibrate(classifier.head, said, temperature)
+    usual = get_familiar(classifier, learnt, frozen=True)
+    said |= unknown_scores(classifier, said[EMBEDDING])
+    how: How = "cross-validation" if count else "nothing"
+    return said, Trust(temperature=temperature, how=how, count=count, usual=usual)
+
+
+def _crossed(seen: "_Seen", freedom: float) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return what heads say of particles that they were not fitted to, and the classes of those: all but the test particles.
+
+    Classes of which there is one particle alone take part in every fit, and are not said of.
+    """
+    from sklearn.model_selection import StratifiedKFold
+
+    rows = np.flatnonzero(np.isin(seen.parts, ["train", "val"]))
+    features, targets = seen.features[rows], seen.targets[rows]
+    several = np.flatnonzero(np.bincount(targets)[targets] > 1)
+    if not len(several):
+        return np.zeros((0, len(seen.classes)), np.float32), targets[:0]
+    folds = min(FOLDS, int(np.bincount(targets[several])[targets[several]].min()))
+    said = np.zeros((len(rows), len(seen.classes)), np.float32)
+    for _, left_out in StratifiedKFold(folds, shuffle=True, random_state=0).split(several, targets[several]):
+        out = several[left_out]
+        rest = np.delete(np.arange(len(rows)), out)
+        said[out] = fit_head(features[rest], targets[rest], freedom).probabilities(features[out])
+    return said[several], targets[several]
 
 
 def _embedded(work: Embedding) -> list[Tensor]:

@@ -7,6 +7,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from cryoclass.training.trust import NO_TRUST, Trust
+
 GRADE = "grade"
 
 
@@ -99,12 +101,15 @@ class History:
     rows, said
         Validation and test rows (m,) in rising order, and what the best weights say of them: (m, ...) by name, what each task
         keeps for its scores.
+    trust
+        What makes probabilities mean what they say.
     """
 
     records: tuple[Record, ...]
     skipped: dict[int, str]
     rows: NDArray[np.int64]
     said: Mapping[str, NDArray[np.float32]]
+    trust: Trust = NO_TRUST
 
     @property
     def probabilities(self) -> NDArray[np.float32]:

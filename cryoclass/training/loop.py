@@ -12,9 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cryoclass.card import EMBEDDING
 from cryoclass.classifier import Classifier
 from cryoclass.embedding import Vectors, fit_space
 from cryoclass.errors import CryoclassError, ParticleError
+from cryoclass.familiarity import Learnt
 from cryoclass.machine import computing_in, short_of_memory
 from cryoclass.metrics import Metrics
 from cryoclass.preparation import Preparer, beam_first
@@ -31,6 +33,14 @@ from cryoclass.training.head import fit_head
 from cryoclass.training.history import GRADE, EpochRecord, Hear, History, Record
 from cryoclass.training.recipes import learning_rate, what_counts
 from cryoclass.training.state import EMBEDDED, Epoch, Progress, check_embedded, check_state
+from cryoclass.training.trust import (
+    NO_TRUST,
+    Trust,
+    calibrate,
+    get_familiar,
+    temperature_of,
+    unknown_scores,
+)
 
 FRESH_RATE = 1e-3  # the least learning rate of decoders, which nobody has taught before
 COPIES = 4  # of the weights in a checkpoint: as they are, two moments of Adam, and the best ones
@@ -207,7 +217,7 @@ def fit(classifier: Classifier, examples: LabelledBoxes, recipe: Recipe, run: Ru
     boxes.check_unchanged()
 
     classifier.load_state_dict(progress.best)
-    return _history(bench, progress, np.flatnonzero(parts != "train"))
+    return _history(bench, progress, parts)
 
 
 def _go_on(bench: _Bench, progress: Progress, train_count: int) -> None:
@@ -419,7 +429,7 @@ def _losses(bench: _Bench, said: Said, truth: Mapping[Truth, Tensor]) -> dict[st
 
 @torch.no_grad()
 def _predict(bench: _Bench, progress: Progress, places: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
-    """Return what the tasks keep for their scores (m, ...) of the particles at ``places`` (m,) of the boxes, by name."""
+    """Return what the tasks keep for their scores (m, ...) of the particles at ``places`` (m,) of the boxes, and their embedding, by name."""
     bench.classifier.eval()
     batches = torch.from_numpy(places).split(bench.recipe.batch_size)
     chunks: list[Said] = []
@@ -428,6 +438,7 @@ def _predict(bench: _Bench, progress: Progress, places: NDArray[np.int64]) -> di
             shown = _shown(bench, some, batch)
             outputs = bench.classifier.finish(_say(bench, shown))
             judged = [task.judge(outputs, shown.truth[task.truth]) for task in bench.tasks]
+            judged.append({EMBEDDING: outputs[EMBEDDING]})
             chunks.append({name: value.cpu() for part in judged for name, value in part.items()})
             batch_is_done()
     return {name: torch.cat([chunk[name] for chunk in chunks]).numpy() for name in chunks[0]}
@@ -463,13 +474,46 @@ def embed_boxes(work: Embedding, chunks: list[Tensor]) -> Vectors:
     return embedded.numpy()
 
 
-def _history(bench: _Bench, progress: Progress, held_out: NDArray[np.int64]) -> History:
+def _history(bench: _Bench, progress: Progress, parts: NDArray[np.str_]) -> History:
+    """Return what happened, and let answers mean what they say, by the particles that nothing was learnt from."""
+    held_out = np.flatnonzero(parts != "train")
     held_out = held_out[np.argsort(bench.boxes.rows[held_out])]
+    said, trust = _predict(bench, progress, held_out), NO_TRUST
+    if CLASSIFY in bench.tasks:
+        said, trust = _trusted(bench, progress, parts, held_out, said)
     return History(
         records=tuple(progress.records),
         skipped=bench.boxes.skipped,
         rows=bench.boxes.rows[held_out],
-        said=_predict(bench, progress, held_out),
+        said=said,
+        trust=trust,
+    )
+
+
+def _trusted(
+    bench: _Bench,
+    progress: Progress,
+    parts: NDArray[np.str_],
+    held_out: NDArray[np.int64],
+    said: dict[str, NDArray[np.float32]],
+) -> tuple[dict[str, NDArray[np.float32]], Trust]:
+    """Calibrate the head on the validation particles, and learn how far particles of known classes lie; return what is said then."""
+    classifier, labels = bench.classifier, bench.labels.cpu().numpy()
+    temperature, count = temperature_of(said, labels[held_out], parts[held_out] == "val")
+    said = calibrate(classifier.head, said, temperature)
+    train = np.flatnonzero((parts == "train") & (labels >= 0))
+    val = (parts[held_out] == "val") & (labels[held_out] >= 0)
+    embedding = [_predict(bench, progress, train)[EMBEDDING], said[EMBEDDING][val]]
+    learnt = Learnt(
+        embedding=np.concatenate(embedding),
+        targets=np.concatenate([labels[train], labels[held_out[val]]]),
+        held_out=np.repeat([False, True], [len(train), val.sum()]),
+        natural_units=classifier.backbone.facts.natural_units,
+    )
+    usual = get_familiar(classifier, learnt, frozen=bench.recipe.freeze)
+    said |= unknown_scores(classifier, said[EMBEDDING])
+    return said, Trust(
+        temperature=temperature, how="validation" if count else "nothing", count=count, usual=usual
     )
 
 
