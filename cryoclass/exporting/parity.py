@@ -135,7 +135,7 @@ def _work(card: ModelCard) -> float:
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         tasks = [task_named(name) for name in card.tasks]
         classifier = Classifier(card.backbone, len(card.classes), tasks).eval()
-        WholeModel(classifier, card)(torch.empty(1, *card.box))
+        WholeModel(classifier, card.replace(outputs=classifier.outputs))(torch.empty(1, *card.box))
     return float(counter.get_total_flops())
 
 
