@@ -22,6 +22,7 @@ _JOBS = (
     *("finetune", "FinetuneRequest", "FinetuneResult"),
     *("predict", "PredictRequest", "PredictResult"),
     *("pretrain", "PretrainRequest", "PretrainResult"),
+    *("select", "SelectRequest", "SelectResult"),
     *("simulate", "SimulateRequest"),
 )
 _SETTINGS = (

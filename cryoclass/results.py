@@ -17,9 +17,10 @@ from cryoclass.files import write_text
 from cryoclass.labels import Labelled
 from cryoclass.outputs import Outputs, Status
 from cryoclass.particles import Particles
+from cryoclass.selection import Ranking, promises, ranked
 from cryoclass.star.names import spelled
 from cryoclass.star.optimisation import read_set
-from cryoclass.star.tables import write_tables
+from cryoclass.star.tables import read_column, write_tables
 
 if TYPE_CHECKING:
     from cryoclass.averages import ClassAverage
@@ -300,6 +301,46 @@ def write_classes(path: Path, assigned: np.ndarray, classes: Sequence[str]) -> N
         "cryoclassClassCount": counts,
     }
     write_tables(path, {"classes": table})
+
+
+def read_classes(path: Path) -> list[str]:
+    """Return the names of the classes that :func:`write_classes` has written, in the order of their numbers.
+
+    Raises
+    ------
+    StarError
+        There is no such file, or it is none of those.
+    """
+    return read_column(path, "classes", "cryoclassClassName")
+
+
+def expected_precision_column(count: int, ranking: Ranking) -> dict[str, list[str]]:
+    """Return the column that says of each of ``count`` rows which share is expected to be right of it and all that are more probable.
+
+    ``nan`` for rows that take no part in the ranking.
+    """
+    expected = np.full(count, np.nan)
+    expected[ranking.rows] = ranking.precision
+    return {"cryoclassExpectedPrecision": _decimals(expected)}
+
+
+def write_thresholds(path: Path, decisions: Decisions, classes: Sequence[str]) -> None:
+    """Write, for each class, what is expected of the particles above each of some thresholds of its probability.
+
+    Particles that are unlike everything learnt (unknown score above 1) take no part, as in ``select``.
+    """
+    usual = np.isin(np.arange(len(decisions.status)), decisions.done)
+    if decisions.unknown is not None:
+        usual &= decisions.unknown <= 1
+    out = io.StringIO()
+    table = csv.writer(out, lineterminator="\n")
+    figures = ("threshold", "kept", "precision", "low", "high", "recall", "false")
+    table.writerow(["class", *figures])
+    for number, name in enumerate(classes):
+        for promise in promises(ranked(decisions.probabilities, number, usual)):
+            numbers = [getattr(promise, figure) for figure in figures]
+            table.writerow([as_text(name), *(f"{n:.4f}" if isinstance(n, float) else n for n in numbers)])
+    write_text(path, out.getvalue())
 
 
 def write_split(outdir: Path, table: Particles, decisions: Decisions, classes: Sequence[str]) -> list[Path]:

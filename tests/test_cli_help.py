@@ -28,7 +28,7 @@ COMMANDS = [
         (name,)
         for name in (
             *("simulate", "extract", "demo", "finetune", "pretrain"),
-            *("predict", "embed", "export", "doctor"),
+            *("predict", "select", "embed", "export", "doctor"),
         )
     ),
     *(("backbones", *more) for more in ((), ("list",), ("fetch",), ("import",), ("verify",))),

@@ -24,6 +24,7 @@ from cryoclass.cli.finetune import finetune
 from cryoclass.cli.options import with_verbosity
 from cryoclass.cli.predict import predict
 from cryoclass.cli.pretrain import pretrain
+from cryoclass.cli.select import select
 from cryoclass.cli.simulate import simulate
 from cryoclass.errors import CryoclassError, UsageError
 from cryoclass.inputs import way_out
@@ -141,6 +142,7 @@ _add(finetune, LEARN)
 _add(pretrain, LEARN)
 app.add_typer(backbones.app, rich_help_panel=LEARN)
 _add(predict, USE)
+_add(select, USE)
 _add(embed, USE)
 _add(export, USE)
 

@@ -10,6 +10,7 @@ from cryoclass.jobs.extract import ExtractRequest, ExtractResult, extract
 from cryoclass.jobs.finetune import FinetuneRequest, FinetuneResult, finetune
 from cryoclass.jobs.predict import PredictRequest, PredictResult, predict
 from cryoclass.jobs.pretrain import PretrainRequest, PretrainResult, pretrain
+from cryoclass.jobs.select import SelectRequest, SelectResult, select
 from cryoclass.jobs.simulate import SimulateRequest, simulate
 
 __all__ = [
@@ -27,6 +28,8 @@ __all__ = [
     "PredictResult",
     "PretrainRequest",
     "PretrainResult",
+    "SelectRequest",
+    "SelectResult",
     "SimulateRequest",
     "doctor",
     "embed",
@@ -35,5 +38,6 @@ __all__ = [
     "finetune",
     "predict",
     "pretrain",
+    "select",
     "simulate",
 ]

@@ -56,6 +56,7 @@ WRITES = Writes(
     files=(
         "report.html",
         "classes.star",
+        "thresholds.csv",
         "skipped.csv",
         "metrics.json",
         "optimisation_set.star",

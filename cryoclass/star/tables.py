@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from cryoclass.errors import StarError
 from cryoclass.files import write_text
-from cryoclass.star.document import quote
+from cryoclass.star.document import StarFile, quote
 
 Table = Mapping[str, Any]
 
@@ -60,6 +61,23 @@ def tables_text(tables: Mapping[str, Table], version: int | None = None) -> str:
         return body
     names = "|".join(map(re.escape, tables))
     return re.sub(rf"^data_({names})$", rf"# version {version}\n\n\g<0>", body, flags=re.MULTILINE)
+
+
+def read_column(path: Path, block: str, label: str) -> list[str]:
+    """Return a column of a block of a STAR file.
+
+    Raises
+    ------
+    StarError
+        There is no such file, block or column.
+    """
+    star = StarFile.read(path)
+    found = star.block(block)
+    if found is None or label not in found:
+        raise StarError(
+            f"{path} holds no column {label} in a block data_{block}.", "Run the command that wrote it again."
+        )
+    return star.column(found, label)
 
 
 def _is_column(value: Any) -> bool:

@@ -81,9 +81,10 @@ class Classify(Task):
         return prediction_columns(told.decided, told.classes)
 
     def write_files(self, folder: Path, told: "Told") -> None:
-        """Write ``classes.star``: number, name and count of each class."""
-        from cryoclass.results import write_classes
+        """Write ``classes.star``, number, name and count of each class, and ``thresholds.csv``, what is expected above each."""
+        from cryoclass.results import write_classes, write_thresholds
 
+        write_thresholds(folder / "thresholds.csv", told.decided, told.classes)
         write_classes(folder / "classes.star", told.decided.classes, told.classes)
 
     def difference(self, found: Arrays, expected: Arrays) -> float:
