@@ -15,7 +15,7 @@ DASH = "-"
 BINS = 15  # of the reliability curve, as Guo et al. 2017, arXiv:1706.04599
 
 FEW = 30  # particles, below which a share is said as counts: its 95 % interval is wider than a third
-HANDFUL = 10  # particles, below which a class is named as hardly scored: where all are right, the interval starts at 0.7
+HANDFUL = 20  # particles, below which a class is named as hardly scored: where all are right, the interval starts at 0.83
 NORMAL = 1.96  # standard deviations to either side that hold 95 %
 SHOWN = 8  # classes that a sentence names
 LABELS_MAY_BE_KNOWN = (

@@ -456,11 +456,19 @@ class Split(Settings):
         "auto",
         help="Keep tomograms whole (honest scores), or share out particles; auto keeps them whole where every class allows.",
     )
-    val_fraction: float = setting(0.2, help="Share that chooses the best epoch.", above=0, maximum=0.9)
+    val_fraction: float = setting(
+        0.2,
+        help="Share that chooses the best epoch; 0 for none, with --freeze.",
+        minimum=0,
+        maximum=0.9,
+    )
     test_fraction: float = setting(
         0.2, help="Share held out for the reported scores; 0 for none.", minimum=0, maximum=0.9
     )
     least_classes: int = 2  # no option: one is enough where no classes are told
+    crossing: bool = (
+        False  # no option: whether cross-validation can stand in for parts, where a head alone is fitted
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -118,11 +118,23 @@ def test_labels_that_cannot_be_split(labels, words):
 @pytest.mark.parametrize(
     ("labels", "test", "ways"),
     [
-        ([0, 0, 0, 2, 2], 0.2, "Label more of it, or use --test-fraction 0."),  # of two classes none can go
-        ([0, 0, 0, 2], 0.2, "Label more of it."),
-        ([0, 0, 0, 1, 1, 1, 2], 0.2, "Label more of it, or leave it out."),
-        ([0, 0, 0, 1, 1, 1, 2, 2], 0.2, "Label more of it, or leave it out, or use --test-fraction 0."),
-        ([0, 0, 0, 2], 0, "Label more of it."),
+        (
+            [0, 0, 0, 2, 2],
+            0.2,
+            "Label more of it, or use --freeze (scored by cross-validation), or use --test-fraction 0.",
+        ),  # of two classes none can go
+        ([0, 0, 0, 2], 0.2, "Label more of it, or use --freeze (scored by cross-validation)."),
+        (
+            [0, 0, 0, 1, 1, 1, 2],
+            0.2,
+            "Label more of it, or use --freeze (scored by cross-validation), or leave it out.",
+        ),
+        (
+            [0, 0, 0, 1, 1, 1, 2, 2],
+            0.2,
+            "Label more of it, or use --freeze (scored by cross-validation), or leave it out, or use --test-fraction 0.",
+        ),
+        ([0, 0, 0, 2], 0, "Label more of it, or use --freeze (scored by cross-validation)."),
     ],
 )
 def test_a_way_out_leads_to_no_other_error(labels, test, ways):
@@ -131,6 +143,13 @@ def test_a_way_out_leads_to_no_other_error(labels, test, ways):
             np.array(labels), ["one"] * len(labels), Split(test_fraction=test), seed=0, classes=CLASSES
         )
     assert raised.value.hint == ways
+    assign_parts(
+        np.array(labels),
+        ["one"] * len(labels),
+        Split(test_fraction=test, crossing=True),
+        seed=0,
+        classes=CLASSES,
+    )
     if "--test-fraction" in ways:
         assign_parts(np.array(labels), ["one"] * len(labels), Split(test_fraction=0), seed=0, classes=CLASSES)
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from cryoclass.calibration import at_temperature, fit_temperature
 from cryoclass.classifier import load_model
 from cryoclass.familiarity import ENOUGH, Familiarity, Learnt, fit_familiarity
 from cryoclass.inference.engines import TorchEngine
+from cryoclass.particles import read_particles
+from cryoclass.training.folds import shared_out
 from cryoclass.training.trust import calibrate
 
 RANDOM = np.random.default_rng(0)
@@ -210,3 +213,88 @@ def test_a_model_without_an_unknown_score_is_refused_before_any_box_is_read(here
     assert "this model gives none" in ran.err
     assert cryoclass(*asked).status == 0
     assert "cryoclassUnknownScore" not in table(here / "P" / "particles.star")
+
+
+# ------------------------------------------------------------------------------------------- few labels
+
+
+def with_labels(each: int) -> Path:
+    """Write a table of which the first particles of each class alone are labelled."""
+    particles = read_particles(Path("Extract/particles.star"))
+    seen, labels = Counter(), []
+    for label in particles.labels("cryoclassLabel"):
+        seen[label] += 1
+        labels.append(label if seen[label] <= each else "None")
+    path = Path(f"few{each}.star")
+    particles.with_columns({"cryoclassLabel": labels}).write(path)
+    return path
+
+
+def test_one_label_of_each_class_makes_a_model_and_no_score(here, cryoclass):
+    star = with_labels(1)
+    ran = cryoclass("finetune", star, "--device", "cpu", "-o", "F")
+    assert ran.status == 0, ran.err
+    assert "the head alone is fitted (as with --freeze), to all of them" in ran.err
+    assert "0 particles: one label of a class says nothing of others" in " ".join(ran.out.split())
+    card = json.loads((here / "F" / "model.json").read_text())
+    assert (card["calibration"], card["metrics"]) == ({}, {})
+    assert (here / "F" / "report.html").exists()
+    assert cryoclass("predict", "Extract/particles.star", "--model", "F", "-o", "P").status == 0
+
+
+def test_two_labels_of_each_class_are_scored_by_cross_validation(here, cryoclass):
+    ran = cryoclass("finetune", with_labels(2), "--device", "cpu", "-o", "F")
+    assert ran.status == 0, ran.err
+    assert "nothing held out, because class 'aldolase' has 2 labelled" in " ".join(ran.err.split())
+    scores = json.loads((here / "F" / "metrics.json").read_text())
+    assert [*scores] == ["crossed"]
+    assert scores["crossed"]["count"] == 6
+    assert set(table(here / "F" / "predictions.star")["cryoclassSplit"]) == {"crossed"}
+    assert "by class (cross-validation)" in ran.out
+
+
+def test_all_labels_teach_where_nothing_is_to_be_held_out(here, cryoclass):
+    nothing = ("--val-fraction", 0, "--test-fraction", 0)
+    ran = cryoclass("finetune", "Extract/particles.star", *NETWORK, "--freeze", *nothing, "-o", "F")
+    assert ran.status == 0, ran.err
+    assert json.loads((here / "F" / "metrics.json").read_text())["crossed"]["count"] == 36
+    ran = cryoclass("finetune", "Extract/particles.star", *NETWORK, *nothing, "-o", "G")
+    assert (ran.status, (here / "G").exists()) == (2, False)
+    assert "Add --freeze" in ran.err
+
+
+def test_a_recipe_that_was_asked_for_is_not_changed(here, cryoclass):
+    ran = cryoclass("finetune", with_labels(2), *NETWORK, "-o", "F")
+    assert ran.status == 1
+    assert "each class needs at least 3" in ran.err
+    assert "use --freeze (scored by cross-validation)" in " ".join(ran.err.split())
+    assert not (here / "F").exists()
+
+
+@pytest.mark.parametrize(
+    ("groups", "kept"),
+    [
+        ([0, 0, 1, 1, 0, 0, 1, 1], True),  # both classes in both tomograms
+        ([0, 0, 0, 0, 1, 1, 1, 1], False),  # each class in a tomogram of its own
+    ],
+)
+def test_rows_of_a_tomogram_stay_together_where_every_class_can_still_be_learnt(groups, kept):
+    targets, tomograms = np.repeat([0, 1], 4), np.array(groups)
+    rounds = shared_out(targets, [tomograms])
+    assert sorted(np.concatenate([out for _, out in rounds])) == list(range(8))
+    for rest, out in rounds:
+        assert not set(rest) & set(out)
+        assert set(targets[rest]) == {0, 1}
+        if kept:
+            assert not set(tomograms[rest]) & set(tomograms[out])
+
+
+def test_doubles_of_a_particle_stay_together_and_a_class_of_one_is_never_scored():
+    targets = np.array([0, 0, 0, 0, 1, 1, 1, 1, 2])
+    same = np.array([5, 5, 6, 7, 8, 8, 9, 10, 11])
+    rounds = shared_out(targets, [np.zeros(9, int), same])
+    assert sorted(np.concatenate([out for _, out in rounds])) == list(range(8))
+    for rest, out in rounds:
+        assert not set(same[rest]) & set(same[out])
+        assert 8 in rest
+    assert shared_out(np.arange(4), [np.arange(4)]) == []

@@ -56,7 +56,7 @@ def _say_record(record: "Record") -> None:
     parts = [
         f"{record.kind} {record.at:{width}g}",
         f"loss {record.train_loss:.4f}",
-        f"val loss {record.val_loss:.4f}",
+        *([f"val loss {record.val_loss:.4f}"] if record.val_loss is not None else []),
         *_scores_of(record),
         f"{record.seconds:.1f} s{'  best' if record.best else ''}",
     ]
@@ -73,6 +73,8 @@ def _scores_of(record: "Record") -> list[str]:
 
 
 def _say_result(result: FinetuneResult) -> None:
+    from cryoclass.training.splits import CROSSED
+
     tuned, history = result.tuned, result.tuned.history
     scores = tuned.scores
     console.rows(
@@ -89,7 +91,7 @@ def _say_result(result: FinetuneResult) -> None:
     )
     if scores:
         console.columns(
-            f"by class ({tuned.scored_part})",
+            f"by class ({'cross-validation' if tuned.scored_part == CROSSED else tuned.scored_part})",
             ["class", "particles", "precision", "recall"],
             [[c.name, c.support, c.in_words["precision"], c.in_words["recall"]] for c in scores.classes],
         )

@@ -147,6 +147,8 @@ def finetune(request: FinetuneRequest, listener: Listener = TO_LOG) -> FinetuneR
 
 
 def _finetune(request: FinetuneRequest, place: Workplace, listener: Listener) -> FinetuneResult:
+    import numpy as np
+
     from cryoclass.checks.classes import check_class_names
     from cryoclass.checks.findings import enforce
     from cryoclass.checks.identity import same_particles
@@ -165,10 +167,11 @@ def _finetune(request: FinetuneRequest, place: Workplace, listener: Listener) ->
         listener.warn("--references does nothing without segment or recover in --tasks.")
     arguments = request.particles or [str(particles_path(None))]
     labelled = read_labelled(arguments, request.label_column, needed="classify" in recipe.tasks)
+    recipe = _for_few(recipe, labelled, request, listener)
     enforce(check_class_names(labelled.classes), listener)
     boxes = _open(labelled, request, workers, listener)
     same = same_particles(labelled.tables, boxes.source)
-    assignment = _share_out(labelled, same, recipe.tasks, request, listener)
+    assignment = _share_out(labelled, same, recipe, request, listener)
     _warn_of_domain(boxes, recipe, request.start, listener)
     listener.tell(_plan(labelled, assignment))
     truths, known = _truths(labelled, boxes.source, recipe.tasks, request.references, listener)
@@ -181,6 +184,7 @@ def _finetune(request: FinetuneRequest, place: Workplace, listener: Listener) ->
         parts=more.parts,
         classes=labelled.classes,
         truths=truths,
+        groups=(np.unique(labelled.tomograms, return_inverse=True)[1], same),
     )
     # What they are, and not where they lie: a disk may be moved, and a folder be named from elsewhere.
     taught = {str(name): Boxes(source=truth).fingerprint[:12] for name, truth in truths.items()}
@@ -192,6 +196,21 @@ def _finetune(request: FinetuneRequest, place: Workplace, listener: Listener) ->
     return FinetuneResult(
         model=request.outdir, tuned=tuned, table=labelled.tables[0].path, page=request.outdir / PAGE
     )
+
+
+def _for_few(
+    recipe: "Recipe", labelled: "Labelled", request: FinetuneRequest, listener: Listener
+) -> "Recipe":
+    """Return the recipe; where a class has too few labels for three parts, and the choice is ours, that of the head alone."""
+    from cryoclass.training.splits import too_few_to_share
+
+    ours = request.training.recipe == "auto" and recipe.tasks == ("classify",) and not recipe.freeze
+    if not ours or not too_few_to_share(labelled.labels, request.split):
+        return recipe
+    listener.note(
+        "a class has too few labels for training, validation and test: the head alone is fitted (as with --freeze), to all of them"
+    )
+    return recipe.replace(freeze=True)
 
 
 def _run(request: FinetuneRequest, place: Workplace, workers: int, listener: Listener) -> "Run":
@@ -287,7 +306,7 @@ def _poses(table: "Particles", source: "Source") -> "Poses":
 def _share_out(
     labelled: "Labelled",
     same: "np.ndarray",
-    tasks: Sequence[str],
+    recipe: "Recipe",
     request: FinetuneRequest,
     listener: Listener,
 ) -> "Assignment":
@@ -298,7 +317,13 @@ def _share_out(
 
     labels, classes = labelled.labels, labelled.classes
     enforce(check_identity(labelled.tables, same, labels, classes), listener)
-    split = request.split.replace(least_classes=2 if "classify" in tasks else 1)
+    least = 2 if "classify" in recipe.tasks else 1
+    split = request.split.replace(least_classes=least, crossing=recipe.at_once)
+    if not split.val_fraction and not recipe.at_once:
+        raise UsageError(
+            "--val-fraction is 0, but the best epoch of a whole network is chosen by validation particles.",
+            "Add --freeze, which fits the head alone, or leave a share for validation.",
+        )
     return assign_parts(labels, labelled.tomograms, split, request.training.seed, classes, same)
 
 
@@ -316,14 +341,18 @@ def _warn_of_domain(boxes: "Boxes", recipe: "Recipe", start: Start, listener: Li
 
 
 def _plan(labelled: "Labelled", assignment: "Assignment") -> Plan:
-    from cryoclass.training.splits import PARTS
+    import numpy as np
+
+    from cryoclass.training.splits import PARTS, TAUGHT
 
     parts = assignment.parts
     counts = {}
     for number, name in enumerate(labelled.classes):
         own = parts[labelled.labels == number]
-        counts[name] = {"all": len(own)} | {part: int((own == part).sum()) for part in PARTS}
-    return Plan(split=f"{assignment.mode}s kept apart, because {assignment.reason}", counts=counts)
+        counts[name] = {"all": len(own), "train": int(np.isin(own, TAUGHT).sum())} | {
+            part: int((own == part).sum()) for part in PARTS[1:]
+        }
+    return Plan(split=assignment.in_words, counts=counts)
 
 
 def _with_origin(tuned: "FineTuned", labelled: "Labelled", assignment: "Assignment") -> "FineTuned":

@@ -29,7 +29,7 @@ from cryoclass.results import Told
 from cryoclass.sources import Boxes, Reason, read_many
 from cryoclass.training.finetune import FineTuned
 from cryoclass.training.loop import LabelledBoxes
-from cryoclass.training.splits import PARTS
+from cryoclass.training.splits import PARTS, TAUGHT
 from cryoclass.volumes.mrc import open_volume
 
 SHEETS = 6  # particles shown with what is said of their voxels
@@ -53,18 +53,28 @@ def write_training_page(
     voxels = tuned.voxels.get(part, {})
     content = TrainContent(
         curves=_curves(tuned),
-        measured_on=f"{tuned.measured_on} ({tuned.card.training['split']}s kept apart)",
+        measured_on=tuned.measured_on + _kept_apart(tuned.card.training["split"]),
         remarks=tuned.remarks,
         scored=scored,
         mistakes=mistakes,
         classes=labelled.classes,
         voxel_scores=tuned.voxels_in_words,
         sheets=_voxel_sheets(tuned, rows, examples, labelled.tomograms) if voxels else (),
-        counts={name: _count(labelled, tuned.parts == name) for name in PARTS},
+        counts=_counts(labelled, tuned.parts),
         settings=tuned.card.training,
         versions=tuned.card.versions,
     )
     training_page(path, content)
+
+
+def _kept_apart(mode: str) -> str:
+    return "" if mode == "nothing" else f" ({mode}s kept apart)"
+
+
+def _counts(labelled: Labelled, parts: np.ndarray) -> dict[str, list[int]]:
+    """Return the particles of each class in each part."""
+    chosen = {PARTS[0]: np.isin(parts, TAUGHT)} | {name: parts == name for name in PARTS[1:]}
+    return {name: _count(labelled, rows) for name, rows in chosen.items()}
 
 
 def write_prediction_page(
@@ -174,7 +184,7 @@ def _curves(tuned: FineTuned) -> Curves:
         kind=best.kind,
         at=np.array([r.at for r in records]),
         train_loss=np.array([r.train_loss for r in records]),
-        val_loss=np.array([r.val_loss for r in records]),
+        val_loss=np.array([np.nan if r.val_loss is None else r.val_loss for r in records]),
         val_auc=np.array([np.nan if r.val_auc is None else r.val_auc for r in records]),
         val_accuracy=np.array([np.nan if r.val_accuracy is None else r.val_accuracy for r in records]),
         best=best.at,

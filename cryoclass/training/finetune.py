@@ -31,9 +31,10 @@ from cryoclass.training.loop import LabelledBoxes, Run, bytes_to_write, fit
 from cryoclass.training.recipes import recipe as named_recipe
 from cryoclass.training.recipes import what_counts
 from cryoclass.training.recovery import RecoveryScores, measure_recovery
-from cryoclass.training.splits import PARTS
+from cryoclass.training.splits import CROSSED, PARTS
 from cryoclass.volumes.contrast import Contrast
 
+SCORED = ("test", CROSSED, "val")  # parts, the one that counts first
 NOTHING = 0.05  # intersection over union, below which masks are of no use to anybody
 
 
@@ -72,8 +73,8 @@ class FineTuned:
 
     @property
     def scored_part(self) -> str:
-        """The part whose scores count: ``test`` where there is one."""
-        return "test" if "test" in self.metrics or "test" in self.voxels else "val"
+        """The part whose scores count: ``test`` where there is one; ``crossed`` where all particles were learnt from."""
+        return next((part for part in SCORED if part in self.metrics or part in self.voxels), "val")
 
     @property
     def scores(self) -> Metrics | None:
@@ -106,6 +107,10 @@ class FineTuned:
     @property
     def measured_on(self) -> str:
         """What those were measured on, in words that follow the number of particles."""
+        if not self.scored_count:
+            return "particles: one label of a class says nothing of others"
+        if self.scored_part == CROSSED:
+            return "labelled particles, each by a head that was fitted to others (cross-validation)"
         seen = "never seen"
         if self.scored_part == "val":
             seen = f"which chose the {self.history.best.kind}: held-out particles would score lower"
@@ -301,7 +306,7 @@ def _score(
     metrics: dict[str, Metrics] = {}
     voxels: dict[str, dict[str, VoxelScores]] = {}
     parts = examples.parts[history.rows]
-    for part in ("val", "test"):
+    for part in SCORED:
         chosen = parts == part
         labels = examples.labels[history.rows[chosen]]
         said = {name: values[chosen] for name, values in history.said.items()}
@@ -348,7 +353,7 @@ def _training_facts(
     examples: LabelledBoxes, recipe: Recipe, start: Start, run: Run, history: History
 ) -> dict[str, Any]:
     return {
-        "counts": {part: int((examples.parts == part).sum()) for part in PARTS},
+        "counts": {part: int((examples.parts == part).sum()) for part in (*PARTS, CROSSED)},
         "start": start.to_dict(),
         "recipe": what_counts(recipe),
         "seed": run.seed,

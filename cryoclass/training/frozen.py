@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryoclass.card import EMBEDDING
 from cryoclass.classifier import Classifier
-from cryoclass.embedding import Vectors, fit_space
-from cryoclass.familiarity import FOLDS, Learnt
+from cryoclass.embedding import Space, Vectors, fit_space
+from cryoclass.familiarity import Learnt, Usual
 from cryoclass.metrics import evaluate
 from cryoclass.settings import Recipe
+from cryoclass.training.folds import shared_out
 from cryoclass.training.head import FREEDOM, Head, fit_head
 from cryoclass.training.history import HeadRecord, History
 from cryoclass.training.loop import (
@@ -30,10 +30,9 @@ from cryoclass.training.loop import (
     read_labelled,
     to_device,
 )
+from cryoclass.training.splits import CROSSED, TAUGHT
 from cryoclass.training.state import EMBEDDED, check_embedded
 from cryoclass.training.trust import How, Trust, calibrate, get_familiar, temperature_of, unknown_scores
-
-Said = dict[str, NDArray[np.float32]]
 
 FREEDOMS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)  # the simplest head first
 
@@ -68,68 +67,81 @@ def fit_frozen(classifier: Classifier, examples: LabelledBoxes, recipe: Recipe, 
     work = Embedding(classifier=classifier, boxes=boxes, recipe=recipe, run=run, keeper=keeper)
     embedding = embed_boxes(work, _embedded(work))
     boxes.check_unchanged()
-    parts, targets = examples.parts[boxes.rows], examples.labels[boxes.rows].astype(np.int64)
-    space = fit_space(embedding[parts == "train"], natural_units=classifier.backbone.facts.natural_units)
-    seen = _Seen(features=space.place(embedding), targets=targets, parts=parts, classes=examples.classes)
+    seen = _seen(examples, boxes.rows, embedding, classifier.backbone.facts.natural_units)
     tried = _try_freedoms(seen, (FREEDOM,) if run.keep_last else FREEDOMS, run)
-    best = [head for record, head in tried if record.best][-1]
-    best.write_to(classifier.head, space)
-    held_out = np.flatnonzero(parts != "train")
-    held_out = held_out[np.argsort(boxes.rows[held_out])]
-    said = {
-        "probabilities": best.probabilities(seen.features[held_out]),
-        EMBEDDING: embedding[held_out],
-    }
-    chosen = next(record.freedom for record, _ in reversed(tried) if record.best)
-    said, trust = _trusted(classifier, seen, embedding, chosen, said)
+    record, head = [(record, head) for record, head in tried if record.best][-1]
+    head.write_to(classifier.head, seen.space)
+    crossed = _crossed(seen, record.freedom)
+    temperature, count = temperature_of(crossed.said, seen.targets[crossed.rows])
+    # Particles that were held out are told of by the head itself, all others by the fits that had not seen them.
+    held_out = np.flatnonzero(np.isin(seen.parts, ("val", "test")))
+    scored = crossed.of(seen.parts, CROSSED) if not len(held_out) else _Told.by(head, seen, held_out)
+    scored = scored.in_order(boxes.rows)
+    said = calibrate(classifier.head, scored.said, temperature)
+    usual = _get_familiar(classifier, seen)
+    said |= unknown_scores(classifier, seen.embedding[scored.rows])
+    how: How = "cross-validation" if count else "nothing"
     return History(
         records=tuple(record for record, _ in tried),
         skipped=boxes.skipped,
-        rows=boxes.rows[held_out],
-        said=said,
-        trust=trust,
+        rows=boxes.rows[scored.rows],
+        said=said if len(scored.rows) else {},
+        trust=Trust(temperature=temperature, how=how, count=count, usual=usual),
     )
 
 
-def _trusted(
-    classifier: Classifier, seen: "_Seen", embedding: Vectors, freedom: float, said: Said
-) -> tuple[Said, Trust]:
-    """Calibrate the head by cross-validation, and learn how far particles of known classes lie; return what is said then."""
-    crossed, targets = _crossed(seen, freedom)
-    temperature, count = temperature_of({"probabilities": crossed}, targets, np.ones(len(targets), bool))
-    known = np.isin(seen.parts, ["train", "val"]) & (seen.targets >= 0)
+def _get_familiar(classifier: Classifier, seen: "_Seen") -> Usual | None:
+    """Let the classifier learn how far particles of known classes lie, by all but the test particles."""
+    known = seen.parts != "test"
     learnt = Learnt(
-        embedding=embedding[known],
+        embedding=seen.embedding[known],
         targets=seen.targets[known],
         held_out=seen.parts[known] == "val",
-        natural_units=classifier.backbone.facts.natural_units,
+        natural_units=seen.natural_units,
     )
-    said = calibrate(classifier.head, said, temperature)
-    usual = get_familiar(classifier, learnt, frozen=True)
-    said |= unknown_scores(classifier, said[EMBEDDING])
-    how: How = "cross-validation" if count else "nothing"
-    return said, Trust(temperature=temperature, how=how, count=count, usual=usual)
+    return get_familiar(classifier, learnt, frozen=True)
 
 
-def _crossed(seen: "_Seen", freedom: float) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return what heads say of particles that they were not fitted to, and the classes of those: all but the test particles.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Told:
+    """What heads say of particles that they were not fitted to: places (m,) among those that were read, and probabilities (m, K)."""
 
-    Classes of which there is one particle alone take part in every fit, and are not said of.
-    """
-    from sklearn.model_selection import StratifiedKFold
+    rows: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
 
-    rows = np.flatnonzero(np.isin(seen.parts, ["train", "val"]))
-    features, targets = seen.features[rows], seen.targets[rows]
-    several = np.flatnonzero(np.bincount(targets)[targets] > 1)
-    if not len(several):
-        return np.zeros((0, len(seen.classes)), np.float32), targets[:0]
-    folds = min(FOLDS, int(np.bincount(targets[several])[targets[several]].min()))
-    said = np.zeros((len(rows), len(seen.classes)), np.float32)
-    for _, left_out in StratifiedKFold(folds, shuffle=True, random_state=0).split(several, targets[several]):
-        out = several[left_out]
-        rest = np.delete(np.arange(len(rows)), out)
-        said[out] = fit_head(features[rest], targets[rest], freedom).probabilities(features[out])
-    return said[several], targets[several]
+    @classmethod
+    def by(cls, head: Head, seen: "_Seen", rows: NDArray[np.int64]) -> "_Told":
+        """Return what a head says of some particles."""
+        return cls(rows=rows, probabilities=head.probabilities(seen.features[rows]))
+
+    @property
+    def said(self) -> dict[str, NDArray[np.float32]]:
+        """The probabilities by their name."""
+        return {"probabilities": self.probabilities}
+
+    def of(self, parts: NDArray[np.str_], part: str) -> "_Told":
+        """Return those of one part, for the parts (n,) of all particles."""
+        chosen = parts[self.rows] == part
+        return _Told(rows=self.rows[chosen], probabilities=self.probabilities[chosen])
+
+    def in_order(self, table_rows: NDArray[np.int64]) -> "_Told":
+        """Return the same in the order of the table, for the rows (n,) of all particles."""
+        order = np.argsort(table_rows[self.rows])
+        return _Told(rows=self.rows[order], probabilities=self.probabilities[order])
+
+
+def _crossed(seen: "_Seen", freedom: float) -> _Told:
+    """Return what is said of all but the test particles, each by a head that was fitted to others."""
+    rows = np.flatnonzero(seen.parts != "test")
+    targets, rounds = seen.targets[rows], []
+    for rest, out in shared_out(targets, [group[rows] for group in seen.groups]):
+        rounds.append(_Told.by(fit_head(seen.features[rows[rest]], targets[rest], freedom), seen, rows[out]))
+    if not rounds:
+        return _Told(rows=rows[:0], probabilities=np.zeros((0, len(seen.classes)), np.float32))
+    return _Told(
+        rows=np.concatenate([told.rows for told in rounds]),
+        probabilities=np.concatenate([told.probabilities for told in rounds]),
+    )
 
 
 def _embedded(work: Embedding) -> list[Tensor]:
@@ -145,16 +157,41 @@ def _embedded(work: Embedding) -> list[Tensor]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Seen:
-    """Particles as the backbone sees them: features (n, E), their classes and their parts, (n,)."""
+    """Particles as the backbone sees them.
 
+    ``embedding`` (n, E) and the same placed in ``space``, ``features``; classes ``targets`` and ``parts``, (n,); ``groups`` that cross-validation keeps
+    together, each (n,).
+    """
+
+    embedding: Vectors
     features: Vectors
+    space: Space
     targets: NDArray[np.int64]
     parts: NDArray[np.str_]
+    groups: tuple[NDArray[np.integer], ...]
     classes: tuple[str, ...]
+    natural_units: bool
 
-    def of(self, part: str) -> tuple[Vectors, NDArray[np.int64]]:
-        """Return features and classes of one part."""
-        return self.features[self.parts == part], self.targets[self.parts == part]
+    @property
+    def taught(self) -> tuple[Vectors, NDArray[np.int64]]:
+        """Features and classes of those that the head is fitted to."""
+        chosen = np.isin(self.parts, TAUGHT)
+        return self.features[chosen], self.targets[chosen]
+
+
+def _seen(examples: LabelledBoxes, rows: NDArray[np.int64], embedding: Vectors, natural_units: bool) -> _Seen:
+    parts = examples.parts[rows]
+    space = fit_space(embedding[np.isin(parts, TAUGHT)], natural_units=natural_units)
+    return _Seen(
+        embedding=embedding,
+        features=space.place(embedding),
+        space=space,
+        targets=examples.labels[rows].astype(np.int64),
+        parts=parts,
+        groups=tuple(group[rows] for group in examples.groups),
+        classes=examples.classes,
+        natural_units=natural_units,
+    )
 
 
 def _try_freedoms(seen: _Seen, freedoms: Sequence[float], run: Run) -> list[tuple[HeadRecord, Head]]:
@@ -163,25 +200,30 @@ def _try_freedoms(seen: _Seen, freedoms: Sequence[float], run: Run) -> list[tupl
     highest: tuple[float, ...] = (-np.inf, -np.inf)
     for freedom in freedoms:
         record, head = _try(seen, freedom)
+        if record.val_loss is None:  # nobody can tell which is best
+            record, head = _try(seen, FREEDOM)
         record = replace(record, best=record.rank > highest)
         highest = max(highest, record.rank)
         run.on_record(record)
         tried.append((record, head))
+        if record.val_loss is None:
+            break
     return tried
 
 
 def _try(seen: _Seen, freedom: float) -> tuple[HeadRecord, Head]:
     started = time.perf_counter()
-    train, val = seen.of("train"), seen.of("val")
-    head = fit_head(*train, freedom)
-    said = head.probabilities(val[0])
-    metrics = evaluate(said, val[1], seen.classes)
+    head = fit_head(*seen.taught, freedom)
+    val = np.flatnonzero(seen.parts == "val")
+    told = _Told.by(head, seen, val) if len(val) else _crossed(seen, freedom)
+    targets = seen.targets[told.rows]
+    metrics = evaluate(told.probabilities, targets, seen.classes) if len(targets) else None
     record = HeadRecord(
         freedom=freedom,
-        train_loss=head.loss(*train),
-        val_loss=metrics.log_loss,
-        val_accuracy=metrics.accuracy,
-        val_auc=metrics.auc,
+        train_loss=head.loss(*seen.taught),
+        val_loss=metrics.log_loss if metrics else None,
+        val_accuracy=metrics.accuracy if metrics else None,
+        val_auc=metrics.auc if metrics else None,
         seconds=time.perf_counter() - started,
         best=False,
     )

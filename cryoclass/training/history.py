@@ -51,6 +51,8 @@ class EpochRecord:
 class HeadRecord:
     """One fit of a head alone; as :class:`EpochRecord`, with ``freedom`` in the place of epoch and learning rate.
 
+    Where nothing was held out, cross-validation gives the ``val_`` figures; None where no class has two particles.
+
     ``freedom`` is how far the head may follow the training particles: C of logistic regression, the inverse of the
     strength of its prior.
     """
@@ -61,8 +63,8 @@ class HeadRecord:
 
     freedom: float
     train_loss: float
-    val_loss: float
-    val_accuracy: float
+    val_loss: float | None
+    val_accuracy: float | None
     val_auc: float | None
     best: bool
     seconds: float = field(compare=False)
@@ -75,7 +77,7 @@ class HeadRecord:
     @property
     def rank(self) -> tuple[float, ...]:
         """What orders freedoms: the AUC (accuracy where there is none), then the lower loss."""
-        return (_grade(self), -self.val_loss)
+        return (_grade(self), 0.0 if self.val_loss is None else -self.val_loss)
 
 
 Record = EpochRecord | HeadRecord

@@ -32,6 +32,7 @@ from cryoclass.training.checkpoint import Keeper, Keeping, State, space
 from cryoclass.training.head import fit_head
 from cryoclass.training.history import GRADE, EpochRecord, Hear, History, Record
 from cryoclass.training.recipes import learning_rate, what_counts
+from cryoclass.training.splits import TAUGHT
 from cryoclass.training.state import EMBEDDED, Epoch, Progress, check_embedded, check_state
 from cryoclass.training.trust import (
     NO_TRUST,
@@ -59,7 +60,10 @@ class LabelledBoxes:
     truths
         What is known of the voxels of a row, by the name of the truth: boxes like those of ``source``, NaN where nothing is.
     parts
-        ``"train"``, ``"val"``, ``"test"``, or ``""`` for rows that take no part. Shape (n,).
+        ``"train"``, ``"val"``, ``"test"``, ``"crossed"`` for rows that train and are scored by cross-validation, or ``""`` for rows
+        that take no part. Shape (n,).
+    groups
+        Ways to keep rows together in cross-validation, each a number per row (n,): the first that suits is taken.
     classes
         Name of each class.
     """
@@ -69,6 +73,7 @@ class LabelledBoxes:
     parts: NDArray[np.str_]
     classes: tuple[str, ...]
     truths: Mapping[Truth, Source] = field(default_factory=dict)
+    groups: tuple[NDArray[np.integer], ...] = ()
 
     @property
     def taught(self) -> Source:
@@ -499,7 +504,9 @@ def _trusted(
 ) -> tuple[dict[str, NDArray[np.float32]], Trust]:
     """Calibrate the head on the validation particles, and learn how far particles of known classes lie; return what is said then."""
     classifier, labels = bench.classifier, bench.labels.cpu().numpy()
-    temperature, count = temperature_of(said, labels[held_out], parts[held_out] == "val")
+    chosen = parts[held_out] == "val"
+    on_val = {name: values[chosen] for name, values in said.items()}
+    temperature, count = temperature_of(on_val, labels[held_out[chosen]])
     said = calibrate(classifier.head, said, temperature)
     train = np.flatnonzero((parts == "train") & (labels >= 0))
     val = (parts[held_out] == "val") & (labels[held_out] >= 0)
@@ -542,9 +549,10 @@ def _check_finite(tasks: Sequence[Task], said: Mapping[str, NDArray[np.float32]]
 def _check_enough(examples: LabelledBoxes, boxes: KeptBoxes) -> None:
     """Hold that unreadable particles have left every class something to train on, and something to validate."""
     labels, parts = examples.labels[boxes.rows], examples.parts[boxes.rows]
-    wanted = set(examples.labels[examples.parts == "train"]) - {-1}
-    lost = [examples.classes[number] for number in sorted(wanted - set(labels[parts == "train"]))]
-    if not np.any(parts == "val"):
+    wanted = set(examples.labels[np.isin(examples.parts, TAUGHT)]) - {-1}
+    there = set(labels[np.isin(parts, TAUGHT)])
+    lost = [examples.classes[number] for number in sorted(wanted - there)]
+    if np.any(examples.parts == "val") and not np.any(parts == "val"):
         lost.append("validation")
     if lost:
         first = "".join(f", the first in row {row}: {why}" for row, why in [*boxes.skipped.items()][:1])

@@ -11,6 +11,8 @@ from cryoclass.errors import ParticleError
 from cryoclass.settings import Split
 
 PARTS = ("train", "val", "test")
+CROSSED = "crossed"  # trains, and is scored by cross-validation
+TAUGHT = ("train", CROSSED)
 FEWEST_CLASSES = 2
 CANDIDATES = (
     4096  # ways to share out whole tomograms that are looked at; for up to 7 tomograms, all there are
@@ -27,16 +29,23 @@ class Assignment:
     Parameters
     ----------
     parts
-        ``"train"``, ``"val"``, ``"test"`` or ``""`` (takes no part) for each row.
+        ``"train"``, ``"val"``, ``"test"``, ``"crossed"`` (all train, and cross-validation scores them) or ``""`` (takes no
+        part) for each row.
     mode
-        Whether tomograms were kept whole or particles were shared out.
+        Whether tomograms were kept whole, particles were shared out, or nothing was.
     reason
         Why this mode, in words that follow "because".
     """
 
     parts: NDArray[np.str_]
-    mode: Literal["tomogram", "particle"]
+    mode: Literal["tomogram", "particle", "nothing"]
     reason: str
+
+    @property
+    def in_words(self) -> str:
+        """What was kept apart, and why."""
+        kept = f"{self.mode}s kept apart" if self.mode != "nothing" else "nothing held out"
+        return f"{kept}, because {self.reason}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +56,7 @@ class _Labelled:
     names: Sequence[str]
     tomograms: Integers
     fractions: NDArray[np.float64]
+    parts: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -58,6 +68,11 @@ class _Labelled:
     @property
     def part_count(self) -> int:
         return len(self.fractions)
+
+    @property
+    def smallest(self) -> int:
+        """Number of the particles of the smallest class."""
+        return int(np.bincount(self.codes).min())
 
 
 def assign_parts(
@@ -101,12 +116,34 @@ def assign_parts(
         names=[classes[number] if classes else str(number) for number in present],
         tomograms=np.unique(np.asarray(tomograms)[rows], return_inverse=True)[1],
         fractions=_fractions(settings),
+        parts=_parts(settings),
     )
-    _check_classes(labelled, settings.least_classes)
+    _check_classes(labelled, settings)
+    parts = np.full(len(labels), "", dtype="<U7")
+    if _is_crossed(labelled, settings):
+        parts[labelled_rows] = CROSSED
+        return Assignment(parts=parts, mode="nothing", reason=_why_crossed(labelled))
     mode, chosen, reason = _choose(labelled, settings.split, np.random.default_rng(seed))
-    parts = np.full(len(labels), "", dtype="<U5")
-    parts[labelled_rows] = np.asarray(PARTS)[chosen][particle]
+    parts[labelled_rows] = np.asarray(labelled.parts)[chosen][particle]
     return Assignment(parts=parts, mode=mode, reason=reason)
+
+
+def too_few_to_share(labels: Integers, settings: Split) -> bool:
+    """Whether a class has fewer particles (n,) than there are parts."""
+    counts = np.bincount(labels[labels >= 0])
+    return bool(len(counts)) and int(counts[counts > 0].min()) < len(_parts(settings))
+
+
+def _is_crossed(labelled: _Labelled, settings: Split) -> bool:
+    return settings.crossing and (labelled.part_count == 1 or labelled.smallest < labelled.part_count)
+
+
+def _why_crossed(labelled: _Labelled) -> str:
+    if labelled.part_count == 1:
+        return "it was asked for: cross-validation gives the scores"
+    small = labelled.names[int(np.argmin(np.bincount(labelled.codes)))]
+    scored = "gives the scores" if labelled.smallest > 1 else "scores the classes that have two or more"
+    return f"class {small!r} has {labelled.smallest} labelled: all train, and cross-validation {scored}"
 
 
 def with_unlabelled(
@@ -131,8 +168,14 @@ def with_unlabelled(
     return replace(assignment, parts=np.where((parts == "") & known & ~held_out, PARTS[0], parts))
 
 
+def _parts(settings: Split) -> tuple[str, ...]:
+    """Return the parts that are asked for."""
+    shares = (1.0, settings.val_fraction, settings.test_fraction)
+    return tuple(name for name, share in zip(PARTS, shares, strict=True) if share > 0)
+
+
 def _fractions(settings: Split) -> NDArray[np.float64]:
-    """Return the shares of train, val and, where asked for, test."""
+    """Return the shares of the parts that are asked for."""
     shares = [settings.val_fraction, settings.test_fraction]
     return np.array([1 - sum(shares), *(share for share in shares if share > 0)])
 
@@ -159,8 +202,9 @@ def _choose(
     return "tomogram", whole, reason
 
 
-def _check_classes(labelled: _Labelled, least: int) -> None:
+def _check_classes(labelled: _Labelled, settings: Split) -> None:
     names, counts, parts = labelled.names, np.bincount(labelled.codes), labelled.part_count
+    least = settings.least_classes
     if len(names) == 0:
         raise ParticleError(
             "No particle has a label; training needs at least two classes.",
@@ -172,18 +216,18 @@ def _check_classes(labelled: _Labelled, least: int) -> None:
             "Add particles of another class, such as false positives.",
         )
     small = int(np.argmin(counts))
-    if counts[small] < parts:
+    if counts[small] < parts and not settings.crossing:
         noun = "particle" if counts[small] == 1 else "particles"
         raise ParticleError(
             f"Class {names[small]!r} has {counts[small]} labelled {noun}; each class needs at least {parts}, "
-            f"one for each of {', '.join(PARTS[:parts])}.",
+            f"one for each of {', '.join(labelled.parts)}.",
             _ways_out(int(counts[small]), len(names), parts),
         )
 
 
 def _ways_out(count: int, classes: int, parts: int) -> str:
     """Say what helps where a class has too few particles, and nothing that would lead to the next error."""
-    ways = ["Label more of it"]
+    ways = ["Label more of it", "use --freeze (scored by cross-validation)"]
     if classes > FEWEST_CLASSES:
         ways.append("leave it out")
     if parts == len(PARTS) and count >= parts - 1:
@@ -210,7 +254,9 @@ def _too_few(labelled: _Labelled) -> str:
     if have >= need:
         return ""
     noun = "tomogram" if have == 1 else "tomograms"
-    return f"the labelled particles lie in {have} {noun}, and {', '.join(PARTS[:need])} need at least {need}"
+    return (
+        f"the labelled particles lie in {have} {noun}, and {', '.join(labelled.parts)} need at least {need}"
+    )
 
 
 def _share_tomograms(labelled: _Labelled, generator: np.random.Generator) -> Integers:
@@ -256,9 +302,9 @@ def _distance(held: NDArray[np.float64], fractions: NDArray[np.float64]) -> NDAr
 def _obstacle(labelled: _Labelled, parts: Integers) -> str:
     """Say why whole tomograms will not do; empty where they will."""
     for part, code in _missing(labelled, parts):
-        return f"with whole tomograms, class {labelled.names[code]!r} would be missing from {PARTS[part]}"
+        return f"with whole tomograms, class {labelled.names[code]!r} would be missing from {labelled.parts[part]}"
     shares = np.bincount(parts, minlength=labelled.part_count) / len(labelled)
-    for name, share, asked in zip(PARTS, shares, labelled.fractions, strict=False):
+    for name, share, asked in zip(labelled.parts, shares, labelled.fractions, strict=True):
         if not asked / 2 <= share <= 2 * asked:
             return (
                 f"with whole tomograms, {name} would get {share:.0%} of the particles instead of {asked:.0%}"
@@ -269,7 +315,7 @@ def _obstacle(labelled: _Labelled, parts: Integers) -> str:
 def _check_trained(labelled: _Labelled, parts: Integers) -> None:
     """Hold that training knows every class; gaps in the other parts only blur the scores."""
     for part, code in _missing(labelled, parts):
-        if PARTS[part] == "train":
+        if labelled.parts[part] == "train":
             raise ParticleError(
                 f"With whole tomograms, class {labelled.names[code]!r} would be missing from training.",
                 WAY_OUT,

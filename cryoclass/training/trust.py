@@ -65,13 +65,13 @@ def calibrate(head: nn.Linear, said: Said, temperature: float) -> dict[str, NDAr
     return {**said, **changed}
 
 
-def temperature_of(said: Said, labels: NDArray[np.integer], chosen: NDArray[np.bool_]) -> tuple[float, int]:
-    """Return the temperature that suits the chosen particles of those that a network has spoken of, and how many they are; 1 for none."""
-    chosen = chosen & (labels >= 0)
-    if not chosen.any():
+def temperature_of(said: Said, labels: NDArray[np.integer]) -> tuple[float, int]:
+    """Return the temperature that suits the labelled of some particles that a network has spoken of, and how many they are; 1 for none."""
+    known = labels >= 0
+    if not known.any():
         return 1.0, 0
-    logs = np.log(np.maximum(said["probabilities"][chosen], np.finfo(np.float32).tiny))
-    return fit_temperature(logs, labels[chosen]), int(chosen.sum())
+    logs = np.log(np.maximum(said["probabilities"][known], np.finfo(np.float32).tiny))
+    return fit_temperature(logs, labels[known]), int(known.sum())
 
 
 def get_familiar(classifier: Classifier, learnt: Learnt, *, frozen: bool) -> Usual | None:
