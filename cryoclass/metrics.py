@@ -12,7 +12,8 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import roc_auc_score
 
 DASH = "-"
-BINS = 15  # of the reliability curve, as Guo et al. 2017, arXiv:1706.04599
+BINS = 15  # of the reliability curve, at most, as Guo et al. 2017, arXiv:1706.04599
+IN_BIN = 10  # particles of a bin, at least: bins of equal numbers, since most predictions are sure (Nguyen & O'Connor 2015, arXiv:1508.05154)
 
 FEW = 30  # particles, below which a share is said as counts: its 95 % interval is wider than a third
 HANDFUL = 20  # particles, below which a class is named as hardly scored: where all are right, the interval starts at 0.83
@@ -66,7 +67,7 @@ class ClassScores:
 
 @dataclass(frozen=True, kw_only=True)
 class ReliabilityPoint:
-    """The predictions whose confidence lies in (low, high]: how sure they are and how often they are right."""
+    """Predictions whose confidence lies between low and high: how sure they are and how often they are right."""
 
     low: float
     high: float
@@ -93,10 +94,10 @@ class Metrics:
     log_loss
         Mean negative logarithm of the probability of the true class.
     calibration_error
-        Expected calibration error: over 15 equally wide bins of the highest probability, the mean of
-        abs(accuracy - mean confidence), weighted by the number of particles in the bin.
+        Expected calibration error: over up to 15 bins of the highest probability, each with as many particles as the others
+        and at least 10, the mean of abs(accuracy - mean confidence), weighted by the number of particles in the bin.
     reliability
-        The bins of ``calibration_error`` that hold particles.
+        The bins of ``calibration_error``, the least sure first.
     confusion
         Particles by true class (outer) and predicted class (inner).
     """
@@ -275,18 +276,17 @@ def _log_loss(probabilities: Floats, labels: Integers) -> float:
 
 def _reliability(probabilities: Floats, labels: Integers) -> tuple[ReliabilityPoint, ...]:
     confidence, right = probabilities.max(1).astype(np.float64), probabilities.argmax(1) == labels
-    bins = np.clip(
-        np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1
-    )  # bin b holds (b / BINS, (b + 1) / BINS]
+    order = np.argsort(confidence, kind="stable")
+    count = int(np.clip(len(order) // IN_BIN, 1, BINS))
     return tuple(
         ReliabilityPoint(
-            low=float(b / BINS),
-            high=float((b + 1) / BINS),
-            count=int((bins == b).sum()),
-            confidence=float(confidence[bins == b].mean()),
-            accuracy=float(right[bins == b].mean()),
+            low=float(confidence[rows].min()),
+            high=float(confidence[rows].max()),
+            count=len(rows),
+            confidence=float(confidence[rows].mean()),
+            accuracy=float(right[rows].mean()),
         )
-        for b in np.unique(bins)
+        for rows in np.array_split(order, count)
     )
 
 

@@ -1,5 +1,6 @@
 """Scores, checked against scikit-learn and against numbers worked out by hand."""
 
+import itertools
 import json
 
 import numpy as np
@@ -42,16 +43,24 @@ def test_two_classes_give_the_usual_area(scored):
 
 
 def test_calibration_error_worked_out_by_hand():
-    # Two of confidence 0.9, one right: gap 0.4. Two of confidence 0.6, both right: gap 0.4.
-    probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.4, 0.6]])
-    result = evaluate(probabilities, np.array([0, 1, 0, 1]), "ab")
+    # Ten of confidence 0.9, five right: gap 0.4. Ten of confidence 0.6, all right: gap 0.4.
+    probabilities = np.repeat([[0.9, 0.1], [0.6, 0.4]], 10, axis=0)
+    result = evaluate(probabilities, np.array([0, 1] * 5 + [0] * 10), "ab")
     assert result.calibration_error == pytest.approx(0.4)
     assert [(point.count, point.confidence, point.accuracy) for point in result.reliability] == [
-        (2, pytest.approx(0.6), 1.0),
-        (2, pytest.approx(0.9), 0.5),
+        (10, pytest.approx(0.6), 1.0),
+        (10, pytest.approx(0.9), 0.5),
     ]
-    for point in result.reliability:
-        assert point.low < point.confidence <= point.high
+
+
+def test_bins_hold_equal_numbers_however_sure_most_are():
+    random = np.random.default_rng(0)
+    sure = np.clip(1 - random.exponential(0.01, 200), 0.5, 1)
+    points = evaluate(np.stack([sure, 1 - sure], 1), np.zeros(200, int), "ab").reliability
+    assert len(points) == 15
+    assert {point.count for point in points} == {13, 14}
+    assert all(one.high <= two.low for one, two in itertools.pairwise(points))
+    assert len(evaluate(np.stack([sure, 1 - sure], 1)[:15], np.zeros(15, int), "ab").reliability) == 1
 
 
 def test_certainty_falls_into_the_last_bin_and_costs_a_finite_loss():

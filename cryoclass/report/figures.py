@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cryoclass.metrics import BINS, Metrics, score_in_words
+from cryoclass.metrics import Metrics, interval, score_in_words
 from cryoclass.report.content import Array, Curves, Grouping, Integers
 from cryoclass.report.images import central_slices, stretch
 from cryoclass.report.scores import Roc, macro
@@ -166,30 +166,40 @@ def _roc_line(axes: Axes, curve: Roc, name: str, place: int | None) -> None:
 
 @in_style
 def reliability(metrics: Metrics) -> Figure:
-    """Draw accuracy against confidence with the expected calibration error, and how many particles each bin holds."""
+    """Draw accuracy against confidence in bins of equal numbers of particles, with the 95 % intervals of the accuracy."""
     figure = blank(9.4, 3.6)
-    left, right = figure.subplots(1, 2)
+    axes = figure.subplots()
     points = metrics.reliability
-    centres = [(point.low + point.high) / 2 for point in points]
-    accuracy = [point.accuracy for point in points]
-    width = 0.92 / BINS
-    left.plot([0, 1], [0, 1], color=MUTED, lw=1, ls=(0, (2, 3)), label="perfect")
-    left.bar(centres, accuracy, width, color=ACCENT, alpha=0.35)
-    left.plot(
-        [point.confidence for point in points], accuracy, "o-", color=ACCENT, lw=1.4, ms=4, label="network"
+    sure, right = [point.confidence for point in points], [point.accuracy for point in points]
+    limits = [interval(round(point.accuracy * point.count), point.count) for point in points]
+    axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls=(0, (2, 3)), label="perfect")
+    axes.errorbar(
+        sure,
+        right,
+        xerr=[
+            [point.confidence - point.low for point in points],
+            [point.high - point.confidence for point in points],
+        ],
+        yerr=[
+            [max(0.0, share - low) for share, (low, _) in zip(right, limits, strict=True)],
+            [max(0.0, high - share) for share, (_, high) in zip(right, limits, strict=True)],
+        ],
+        fmt="o",
+        color=ACCENT,
+        lw=1.2,
+        ms=5,
+        label="network",
     )
-    left.set(
-        title=f"Expected calibration error {score_in_words(metrics.calibration_error, metrics.count)}",
+    each = f"{len(points)} bins of about {points[0].count} particles" if len(points) > 1 else "one bin"
+    axes.set(
+        title=f"Expected calibration error {score_in_words(metrics.calibration_error, metrics.count)}; {each}",
+        xlabel="probability of the predicted class (0 to 1)",
         ylabel="accuracy (0 to 1)",
+        xlim=(-0.01, 1.01),
         ylim=(0, 1.03),
     )
-    left.legend(loc="upper left")
-    right.bar(centres, [point.count for point in points], width, color=ACCENT, alpha=0.35)
-    right.set(title="How many are that sure", ylabel="particles")
-    right.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    for axes in (left, right):
-        axes.set(xlabel="probability of the predicted class (0 to 1)", xlim=(-0.01, 1.01))
-        grid(axes)
+    axes.legend(loc="upper left")
+    grid(axes)
     return figure
 
 
