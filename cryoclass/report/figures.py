@@ -62,6 +62,8 @@ def _scale(axes: Axes, curves: Curves) -> None:
         axes.set_xlim(low - 0.5, high + 0.5)
     else:
         axes.set(xlabel="freedom of the head (C)", xscale="log", xlim=(low / 2, high * 2))
+        axes.xaxis.set_major_formatter("{x:g}")  # powers of ten would come as the source of a formula
+        axes.xaxis.set_minor_formatter("")
 
 
 def _line(axes: Axes, at: Array | Integers, values: Array, label: str, index: int) -> None:
