@@ -284,3 +284,20 @@ def test_a_frozen_run_writes_all_that_a_run_writes_and_says_little(cryoclass):
     assert ran.status == 0
     assert "warning: --epochs 5 does nothing with --freeze" in ran.err
     assert Path("F/model.safetensors").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("typed", "freeze", "shown"),
+    [
+        (None, True, "as-pretrained"),
+        (None, False, "unit"),
+        ("unit", True, "unit"),
+    ],
+)
+def test_a_video_network_that_does_not_learn_is_shown_the_grey_values_of_its_training(typed, freeze, shown):
+    recipe = choose_recipe(Start(backbone="r3d34-k400", intensity=typed), Training(freeze=freeze))
+    assert recipe.preparation.intensity == shown
+    assert (
+        recipe.preparation.input_size
+        == choose_recipe(Start(backbone="r3d34-k400"), Training()).preparation.input_size
+    )

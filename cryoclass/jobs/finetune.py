@@ -202,6 +202,7 @@ def _for_few(
     recipe: "Recipe", labelled: "Labelled", request: FinetuneRequest, listener: Listener
 ) -> "Recipe":
     """Return the recipe; where a class has too few labels for three parts, and the choice is ours, that of the head alone."""
+    from cryoclass.training.finetune import choose_recipe
     from cryoclass.training.splits import too_few_to_share
 
     ours = request.training.recipe == "auto" and recipe.tasks == ("classify",) and not recipe.freeze
@@ -210,7 +211,7 @@ def _for_few(
     listener.note(
         "a class has too few labels for training, validation and test: the head alone is fitted (as with --freeze), to all of them"
     )
-    return recipe.replace(freeze=True)
+    return choose_recipe(request.start, request.training.replace(freeze=True))
 
 
 def _run(request: FinetuneRequest, place: Workplace, workers: int, listener: Listener) -> "Run":

@@ -147,14 +147,22 @@ class FineTuned:
 
 
 def choose_recipe(start: Start, training: Training) -> Recipe:
-    """Return the named recipe for this kind of start, with the user's own numbers in it."""
+    """Return the named recipe for this kind of start, with the user's own numbers in it.
+
+    With ``freeze``, and where no intensity was typed, the network is shown the grey values of its training.
+    """
     name = training.recipe
     if name == "auto":
         name = "few" if spec(start.backbone).made_for_boxes and _is_pretrained(start) else "paper"
     recipe = named_recipe(name, "pretrained" if _is_pretrained(start) else "random")
     own = {name: getattr(training, name) for name in ("epochs", "batch_size", "lr")}
     recipe = recipe.replace(**{name: value for name, value in own.items() if value is not None})
-    preparation = spec(start.backbone).resolve(start, recipe.preparation)
+    entry, shown = spec(start.backbone), recipe.preparation
+    if (
+        training.freeze
+    ):  # a network that does not learn can use no other grey values than those that it learnt from
+        shown = shown.replace(intensity=entry.intensity)
+    preparation = entry.resolve(start, shown)
     tasks = tuple(task.name for task in tasks_typed(training.tasks))
     return recipe.replace(
         freeze=training.freeze,
