@@ -52,20 +52,20 @@ def test_a_card_says_its_format_first():
 
 def test_an_unknown_field_is_kept_and_written_again():
     learnt_from = {"pixel_range": [4, 8], "contrast": "dark", "dose": 3.5}
-    card = read(written(calibration={"temperature": 1.5}, learnt_from=learnt_from))
+    card = read(written(from_the_future={"temperature": 1.5}, learnt_from=learnt_from))
     again = json.loads(card.replace(angpix=12.0).to_json())
-    assert again["calibration"] == {"temperature": 1.5}
+    assert again["from_the_future"] == {"temperature": 1.5}
     assert again["learnt_from"]["dose"] == 3.5
     assert again["angpix"] == 12
     assert read(again) == card.replace(angpix=12.0)
 
 
 def test_a_model_folder_passes_an_unknown_field_on(tmp_path):
-    save_model(tmp_path / "A", small_classifier(), small_card(calibration=[1, 2]))
+    save_model(tmp_path / "A", small_classifier(), small_card(from_the_future=[1, 2]))
     classifier, card = load_model(tmp_path / "A")
     save_model(tmp_path / "B", classifier, card)
     assert (tmp_path / "A" / "model.json").read_bytes() == (tmp_path / "B" / "model.json").read_bytes()
-    assert "calibration" in (tmp_path / "B" / "model.json").read_text()
+    assert "from_the_future" in (tmp_path / "B" / "model.json").read_text()
 
 
 OF_FORMAT_1 = {
