@@ -16,6 +16,7 @@ from cryoclass.labels import Labelled
 from cryoclass.outputs import FACTS, NO_NUMBER, STATUS, Facts, Status, open_outputs, origin_of, read_outputs
 from cryoclass.particles import read_particles
 from cryoclass.results import (
+    Demands,
     decide,
     decide_all,
     prediction_columns,
@@ -163,7 +164,7 @@ def test_less_probable_than_asked_is_unsure_and_not_unreadable(tmp_path):
     outputs.fill(np.arange(3), {"logits": np.array([[3, 0], [0.1, 0], [0, 3]], np.float32)})
     outputs.refuse({3: "truncated"})
     outputs.status[4] = Status.NOT_ASKED
-    decisions = decide(outputs, min_probability=0.9)
+    decisions = decide(outputs, Demands(min_probability=0.9))
     assert decisions.status.tolist() == [
         *("done", "unsure", "done", "unreadable", "not asked for", "not yet done")
     ]
@@ -204,11 +205,11 @@ def particles(tmp_path):
 def test_a_row_just_as_probable_as_asked_is_sure(tmp_path):
     outputs = open_outputs(tmp_path / "o", FACTS_A)
     outputs.fill(np.arange(1), {"logits": np.zeros((1, 2), np.float32)})
-    assert decide(outputs, min_probability=0.5).status[0] == "done"
+    assert decide(outputs, Demands(min_probability=0.5)).status[0] == "done"
 
 
 def test_columns_number_classes_from_one_and_say_why_there_is_none(mixed):
-    columns = prediction_columns(decide(mixed, min_probability=0.9), ["80S  ribosome", "junk"])
+    columns = prediction_columns(decide(mixed, Demands(min_probability=0.9)), ["80S  ribosome", "junk"])
     assert columns["rlnClassNumber"] == ["1", "0", "2", "0", "0", "0"]
     assert columns["cryoclassClassName"] == [
         *("80S_ribosome", "unsure", "junk", "unreadable", "not_asked_for", "not_yet_done")
@@ -216,7 +217,10 @@ def test_columns_number_classes_from_one_and_say_why_there_is_none(mixed):
     assert columns["rlnMaxValueProbDistribution"] == [
         *("0.952574", "0.524979", "0.952574", "0.000000", "0.000000", "0.000000")
     ]
-    assert list(columns)[3:] == ["cryoclassProbability1", "cryoclassProbability2"]
+    assert list(columns)[3:] == ["cryoclassStatus", "cryoclassProbability1", "cryoclassProbability2"]
+    assert columns["cryoclassStatus"] == [
+        *("done", "unsure", "done", "unreadable", "not_asked_for", "not_yet_done")
+    ]
     assert columns["cryoclassProbability1"][:3] == ["0.952574", "0.524979", "0.047426"]
     assert columns["cryoclassProbability2"][:3] == ["0.047426", "0.475021", "0.952574"]
 
@@ -232,7 +236,9 @@ def test_what_could_not_be_read_is_left_out_with_its_reason(mixed, particles, tm
 
 
 def test_each_class_and_each_reason_for_none_gets_a_file(mixed, particles, tmp_path):
-    written = write_split(tmp_path, particles(), decide(mixed, min_probability=0.9), ["a/b c", "j-1_.x"])
+    written = write_split(
+        tmp_path, particles(), decide(mixed, Demands(min_probability=0.9)), ["a/b c", "j-1_.x"]
+    )
     assert {path.name: table(path)["rlnTomoName"].tolist() for path in written} == {
         "class001_a_b_c.star": ["TS_0"],
         "class002_j-1_.x.star": ["TS_2"],
@@ -282,3 +288,15 @@ def test_a_set_given_with_the_tomograms_is_written_for_each_file(particles, tmp_
     sets = write_optimisation_sets(particles(), tmp_path / "set.star", written)
     assert [path.name for path in sets] == ["optimisation_set.star", "class001_a_optimisation_set.star"]
     assert [read_particles(path).path.name for path in sets] == [path.name for path in written]
+
+
+def test_what_is_unlike_everything_learnt_is_unknown_before_it_is_unsure(mixed):
+    mixed.fill(np.array([0, 1, 2]), {"unknown_score": np.array([0.5, 3.0, 1.5], np.float32)})
+    demands = Demands(min_probability=0.9, max_unknown=1.0)
+    decisions = decide(mixed, demands)
+    assert decisions.status[:3].tolist() == ["done", "unknown", "unknown"]
+    assert decisions.classes[:3].tolist() == [0, -1, -1]
+    assert decisions.done.tolist() == [0, 1, 2]
+    columns = prediction_columns(decisions, ["a", "b"])
+    assert columns["cryoclassUnknownScore"][:4] == ["0.500000", "3.000000", "1.500000", "nan"]
+    assert decide(mixed, Demands(min_probability=0.9)).status[1] == "unsure"
