@@ -210,6 +210,21 @@ class ModelChoice(Settings):
         """Whether there is one."""
         return self.model is not None or self.onnx is not None
 
+    def check_one(self) -> None:
+        """Hold that there is exactly one.
+
+        Raises
+        ------
+        UsageError
+            There is none, or both are given.
+        """
+        if (self.model is None) == (self.onnx is None):
+            raise UsageError(
+                "give one of --model and --onnx.",
+                "--model Finetune/ is what finetune wrote, --onnx what export wrote. Without either, predict --tasks "
+                "segment,recover uses weights that come with cryoclass.",
+            )
+
 
 # ---------------------------------------------------------------------------------------------- extract
 

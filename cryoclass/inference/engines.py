@@ -25,7 +25,7 @@ from cryoclass.files import digest
 from cryoclass.machine import check_name, choose_device, computing_in, number_type, short_of_memory
 from cryoclass.preparation import Preparer
 from cryoclass.seal import read_sealed
-from cryoclass.settings import Precision, Preparation
+from cryoclass.settings import ModelChoice, Precision, Preparation
 from cryoclass.sources import Source
 from cryoclass.tasks import Task
 
@@ -280,15 +280,12 @@ def load_engine(model: Path | None, onnx: Path | None, device: str, precision: P
     ModelError
         The model cannot be used.
     """
-    if onnx is not None and model is None:
+    ModelChoice(model=model, onnx=onnx).check_one()
+    if model is None:
+        assert onnx is not None  # one of them is there  # noqa: S101
         if precision == "bf16":
             raise UsageError("--precision bf16 does not go with --onnx, whose precision is chosen by export.")
         return OnnxEngine(onnx, device)
-    if model is None or onnx is not None:
-        raise UsageError(
-            "give one of --model and --onnx.",
-            "--model Finetune/ is what finetune wrote, --onnx what export wrote.",
-        )
     place = choose_device(device)
     classifier, card = load_model(model)
     return TorchEngine(WholeModel(classifier, card), place, precision)

@@ -178,7 +178,7 @@ def predict(request: PredictRequest, listener: Listener = TO_LOG) -> PredictResu
 
 
 def _predict(request: PredictRequest, path: Path, place: Workplace, listener: Listener) -> PredictResult:
-    _check_one(request.choice)
+    request.choice.check_one()
     from cryoclass.checks.boxes import flips
     from cryoclass.checks.findings import enforce
     from cryoclass.checks.fit import check_contrast, check_domain
@@ -340,15 +340,6 @@ def _choice_without_training(request: PredictRequest) -> ModelChoice:
     }:
         return request.choice
     return request.choice.replace(model=Path(VOXEL_MODEL))
-
-
-def _check_one(choice: ModelChoice) -> None:
-    if (choice.model is None) == (choice.onnx is None):
-        raise UsageError(
-            "give one of --model and --onnx.",
-            "--model Finetune/ is what finetune wrote, --onnx what export wrote. Without either, --tasks segment,recover "
-            "uses weights that come with cryoclass.",
-        )
 
 
 def _known_labels(
