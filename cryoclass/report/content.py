@@ -260,6 +260,56 @@ class Grouping:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class ClusterCurve:
+    """What was measured by number of clusters (K,); values are NaN where there is none."""
+
+    numbers: Integers
+    stability: Array
+    deviation: Array
+    silhouette: Array
+    cloud: Array
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClusterRow:
+    """One way to group, in words: how many clusters, how stable, how far apart, and how far it agrees with each way."""
+
+    method: str
+    number: int
+    stability: str
+    silhouette: str
+    agreements: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClusterSheet:
+    """What speaks for clusters.
+
+    Parameters
+    ----------
+    method
+        The way that was chosen.
+    particles
+        How many everything was measured on.
+    reason
+        How many clusters stand out and why, or that it could not be told.
+    doubts
+        What speaks against them, as sentences.
+    rows
+        Each way, the chosen one first.
+    curve
+        Of the chosen way; None where there is nothing to draw.
+    """
+
+    method: str
+    particles: int
+    reason: str
+    doubts: Sequence[str]
+    rows: Sequence[ClusterRow]
+    curve: ClusterCurve | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class EmbedContent:
     """Content of the page and the picture of ``embed``.
 
@@ -273,6 +323,8 @@ class EmbedContent:
         Tomogram of each particle (n,); empty names where unknown.
     groupings
         Ways to colour the map; the first one is shown at the start.
+    clusters
+        What speaks for clusters; None where none were asked for.
     probability
         Probability of the predicted class (n,), or None.
     method
@@ -285,6 +337,7 @@ class EmbedContent:
     rows: Integers
     tomograms: Sequence[str]
     groupings: Sequence[Grouping]
+    clusters: ClusterSheet | None = None
     probability: Array | None = None
     method: str = "tsne"
     settings: Table = field(default_factory=dict)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cryoclass.metrics import BINS, Metrics, score_in_words
-from cryoclass.report.content import Array, Curves, Grouping, Integers
+from cryoclass.report.content import Array, ClusterCurve, Curves, Grouping, Integers
 from cryoclass.report.images import central_slices, stretch
 from cryoclass.report.scores import Roc, macro
 from cryoclass.report.style import (
@@ -288,6 +288,27 @@ def _scatter_legend(figure: Figure, axes: Axes, grouping: Grouping) -> None:
     for handle in legend.legend_handles:
         if handle is not None:
             handle.set(sizes=[36], alpha=1)
+
+
+@in_style
+def cluster_numbers(curve: ClusterCurve) -> Figure:
+    """Draw, by number of clusters, how stable they are and how far apart, beside one cloud without groups."""
+    figure = blank(9.4, 3.2)
+    left, right = figure.subplots(1, 2)
+    at, wide = curve.numbers, np.isfinite(curve.stability)
+    low, high = curve.stability - curve.deviation, curve.stability + curve.deviation
+    left.fill_between(at[wide], low[wide], np.minimum(high[wide], 1), color=ACCENT, alpha=0.2, lw=0)
+    left.plot(at, curve.stability, "o-", color=ACCENT, lw=1.6, ms=3.5)
+    left.set(title="Do they come back?", ylabel="adjusted Rand index", ylim=(0, 1.04))
+    right.plot(at, curve.silhouette, "o-", color=ACCENT, lw=1.6, ms=3.5, label="these particles")
+    right.plot(at, curve.cloud, "o--", color=MUTED, lw=1.4, ms=3, label="one cloud without groups")
+    right.set(title="How far apart are they?", ylabel="silhouette (-1 to 1)")
+    right.legend(loc="best")
+    for axes in (left, right):
+        grid(axes)
+        axes.set_xlabel("clusters")
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+    return figure
 
 
 @in_style

@@ -19,6 +19,7 @@ from cryoclass.metrics import evaluate
 from cryoclass.report import figures, images, scores
 from cryoclass.report.content import (
     Classified,
+    ClusterSheet,
     EmbedContent,
     Example,
     ExtractContent,
@@ -142,8 +143,16 @@ def embedding_page(path: Path, content: EmbedContent) -> None:
         share=f"{100 * shown / max(len(content.points), 1):.2g} %",
         still=images.data_address(to_png(_map_figure(content), dpi=100)),
         data=_map_data(content, chosen),
+        clusters=content.clusters,
+        curve=_curve(content.clusters),
         settings=_rows(content.settings),
     )
+
+
+def _curve(clusters: ClusterSheet | None) -> str | None:
+    if clusters is None or clusters.curve is None:
+        return None
+    return to_svg(figures.cluster_numbers(clusters.curve), "clusters")
 
 
 def embedding_png(path: Path, content: EmbedContent) -> None:
