@@ -312,6 +312,7 @@ def test_predict_writes_table_classes_and_page(cryoclass, trained):
         "particles.star",
         "classes.star",
         "metrics.json",
+        "tomograms.csv",
         "skipped.csv",
         "report.html",
         "outputs",

@@ -47,11 +47,20 @@ def _say_result(result: PredictResult) -> None:
                 if result.averages
                 else []
             ),
+            *_tomograms(result),
             ("table", result.table),
             *(("also", part) for part in (*result.parts, *result.sets)),
             ("look at", result.page),
         ],
     )
+
+
+def _tomograms(result: PredictResult) -> list[tuple[str, str]]:
+    if result.tomograms is None:
+        return []
+    count, odd = len(result.tomograms.counted.names), result.tomograms.odd
+    unlike = f"{len(odd) or 'none'} unlike the others" if odd is not None else "unlike ones could not be told"
+    return [("tomograms", f"{count}, {unlike}; {result.table.parent / 'tomograms.csv'}")]
 
 
 def _say_classes(result: PredictResult, decisions: "Decisions") -> None:

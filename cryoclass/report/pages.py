@@ -29,10 +29,11 @@ from cryoclass.report.content import (
     PredictContent,
     Scored,
     Table,
+    TomogramTable,
     TrainContent,
     VoxelSheet,
 )
-from cryoclass.report.style import COLOURS, TURN, lighter, plain, to_png, to_svg, write_png
+from cryoclass.report.style import COLOURS, TURN, lighter, plain, to_jpeg, to_png, to_svg, write_png
 
 _TOMOGRAMS = 24  # shown with examples
 _EXAMPLES = 6  # per tomogram, and per end of a class
@@ -103,6 +104,7 @@ def prediction_page(path: Path, content: PredictContent) -> None:
         title="Predictions" if content.classified is None else "Predicted classes",
         count=content.count,
         classified=content.classified and _classified(content.classified),
+        tomograms=content.tomograms and _tomograms(content.tomograms),
         averages=_sheets(content.averages[:_CLASSES]),
         averaged=len(content.averages),
         sheets=_sheets(content.sheets),
@@ -110,6 +112,27 @@ def prediction_page(path: Path, content: PredictContent) -> None:
         settings=_rows(content.settings),
         versions=_rows(content.versions),
     )
+
+
+def _tomograms(content: TomogramTable) -> dict[str, Any]:
+    """Return the table, its columns those of the most frequent classes where they are many, and the pictures."""
+    total = np.sum([row.counts for row in content.rows], axis=0)
+    columns = np.sort(np.argsort(-total, kind="stable")[:_CLASSES]).tolist()
+    return {
+        "table": content,
+        "columns": columns,
+        "rows": content.rows[:_TABLE_ROWS],
+        "total": total,
+        "pictures": [
+            {
+                "picture": picture,
+                "address": images.data_address(
+                    to_jpeg(figures.tomogram_section(picture, content.classes)), "jpeg"
+                ),
+            }
+            for picture in content.pictures
+        ],
+    }
 
 
 def _classified(content: Classified) -> dict[str, Any]:
