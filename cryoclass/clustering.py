@@ -1,8 +1,8 @@
 """Ways to group particles by their embedding.
 
 Every way but plain k-means looks at directions alone, since particles of one species lie along a direction, some farther out than
-others. K-means of either kind starts from the groups that Ward's method finds: it then hardly ever ends in one that is worse than need
-be, as it does from random centres, and it says the same for every seed.
+others. K-means of either kind starts from the groups that Ward's method finds: from random centres it often ends
+where two species are merged and another one is split, and four of them beside these bring nothing more. It says the same for every seed.
 """
 
 import warnings

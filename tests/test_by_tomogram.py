@@ -14,6 +14,8 @@ from scipy.special import softmax
 from cryoclass import sections
 from cryoclass.errors import VolumeError
 from cryoclass.inference.engines import TorchEngine
+from cryoclass.report.content import PredictContent, TomogramPicture, TomogramRow, TomogramTable
+from cryoclass.report.pages import prediction_page
 from cryoclass.results import Decisions
 from cryoclass.sections import MOST_SECTIONS, grey_values, slab_of
 from cryoclass.tallies import outliers, tally
@@ -247,6 +249,35 @@ def test_compressed_and_broken_volumes_have_no_grey_values(placement, tmp_path):
     assert grey_values(SimpleNamespace(placements=[here, packed])) == {}
     with pytest.raises(VolumeError):
         slab_of(here, 160.0, here.rows)
+
+
+@pytest.mark.parametrize("shape", [(480, 480), (480, 240), (20, 480)])
+def test_pictures_keep_a_page_small_and_take_any_shape_and_many_classes(shape, tmp_path):
+    random, (height, width) = np.random.default_rng(0), shape
+    size = (20.0 * width, 20.0 * height)
+    picture = TomogramPicture(
+        name="TS_<b>1",
+        section=random.standard_normal(shape).astype(np.float32),
+        size=size,
+        height=640,
+        thickness=160,
+        places=random.random((400, 2)) * size,
+        classes=random.integers(-1, 60, 400),
+        radius=120,
+    )
+    rows = [
+        TomogramRow(
+            name="TS_<b>1", told=400, counts=np.ones(60, int), unsure=0, unreadable=0, probability="0.5"
+        )
+    ]
+    sheet = TomogramTable(classes=[f"c{n}" for n in range(60)], rows=rows * 600, pictures=[picture] * 6)
+    prediction_page(tmp_path / "p.html", PredictContent(count=400, classified=None, tomograms=sheet))
+    page = (tmp_path / "p.html").read_text()
+    assert page.count("data:image/jpeg") == 6
+    assert len(page) < 3_000_000
+    assert "TS_<b>1" not in page
+    assert "and 100 more, in <code>tomograms.csv</code>" in page
+    assert "Shown: the 40 most frequent of 60 classes." in page
 
 
 # --------------------------------------------------------------------------------------- the command line

@@ -20,7 +20,7 @@ from cryoclass.sources import Boxes
 from cryoclass.tallies import FEWEST_PARTICLES, Outlier, Tally, outliers, tally, too_few
 
 PICTURES = 6
-SIDE = 700  # pixels of a picture, at most
+SIDE = 480  # pixels of a picture, at most
 MOST_WARNINGS = 10
 HEADER = (
     *("tomogram", "classified", "no class", "unreadable"),

@@ -318,7 +318,8 @@ def cluster_numbers(curve: ClusterCurve) -> Figure:
 def tomogram_section(picture: TomogramPicture, classes: Sequence[str]) -> Figure:
     """Draw a section of a tomogram, y pointing up, with a circle round each particle in it, coloured by class, and a scale bar."""
     width, height = picture.size
-    figure = blank(8.6, float(np.clip(6.2 * height / width, 1.5, 9.0)) + 0.2)
+    entries = min(len(np.unique(picture.classes)), _LEGEND)
+    figure = blank(8.6, max(float(np.clip(6.2 * height / width, 1.5, 9.0)), 0.2 * entries) + 0.2)
     axes = figure.subplots()
     (grey,) = stretch((np.asarray(picture.section, np.float32),))
     axes.imshow(
@@ -334,7 +335,16 @@ def tomogram_section(picture: TomogramPicture, classes: Sequence[str]) -> Figure
     _scale_bar(axes, width, height)
     axes.set(xlim=(0, width), ylim=(0, height), xticks=[], yticks=[], aspect="equal", anchor="W")
     if len(picture.classes):
-        figure.legend(loc="outside right upper", alignment="left", handlelength=1.2)
+        handles, labels = axes.get_legend_handles_labels()
+        title = f"first {_LEGEND} of {len(labels)} classes" if len(labels) > _LEGEND else None
+        figure.legend(
+            handles[:_LEGEND],
+            labels[:_LEGEND],
+            loc="outside right upper",
+            title=title,
+            alignment="left",
+            handlelength=1.2,
+        )
     return figure
 
 

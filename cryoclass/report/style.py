@@ -184,11 +184,11 @@ def to_png(figure: Figure, dpi: int = 110) -> bytes:
     return buffer.getvalue()
 
 
-def to_jpeg(figure: Figure, dpi: int = 110) -> bytes:
+def to_jpeg(figure: Figure, dpi: int = 85) -> bytes:
     """Return a figure as JPEG on white, for pictures whose noise would make a PNG of them large."""
     buffer = io.BytesIO()
     with styled():
-        figure.savefig(buffer, format="jpeg", dpi=dpi, facecolor="white", pil_kwargs={"quality": 85})
+        figure.savefig(buffer, format="jpeg", dpi=dpi, facecolor="white", pil_kwargs={"quality": 75})
     return buffer.getvalue()
 
 
