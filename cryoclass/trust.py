@@ -261,10 +261,8 @@ def _try(
 
 def _cloud(features: Vectors, seed: int) -> Points:
     """Return as many particles without any groups: one normal distribution with the same principal components."""
-    from sklearn.decomposition import PCA
-
-    turned = PCA().fit_transform(features)
-    drawn_anew = np.random.default_rng(seed).standard_normal(turned.shape) * turned.std(axis=0)
+    spread = np.linalg.svd(features - features.mean(axis=0), compute_uv=False) / np.sqrt(len(features))
+    drawn_anew = np.random.default_rng(seed).standard_normal((len(features), len(spread))) * spread
     return points_of(np.asarray(drawn_anew - drawn_anew.mean(axis=0), np.float32), seed)
 
 

@@ -153,6 +153,18 @@ def test_too_few_particles_have_no_number():
     assert "9 particles are too few" in found.reason
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("count", [1, 2, 5, 12])
+@pytest.mark.parametrize("method", METHODS)
+def test_few_particles_or_equal_ones_are_no_obstacle(method, count):
+    features, _ = groups_of_points(count, groups=1)
+    for seen in (features, 0 * features):
+        found = study(seen, Mapping2d(cluster_by=method))
+        assert found.suggested is None
+        assert len(found.chosen) == count
+        assert not found.doubts
+
+
 def test_the_largest_number_that_was_tried_may_be_too_small():
     features, _ = groups_of_points(20, groups=5)
     assert "there may be more" in study(features, Mapping2d(clusters="auto", max_clusters=5)).reason
