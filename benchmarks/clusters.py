@@ -31,7 +31,7 @@ from cryoclass.embedding import fit_space
 from cryoclass.preparation import Preparer
 from cryoclass.pretraining.batches import draw_batch
 from cryoclass.settings import Invention, Mapping2d, Simulation
-from cryoclass.trust import study
+from cryoclass.steadiness import study
 
 STARTS = "four starts"
 

@@ -8,7 +8,7 @@ from cryoclass.cli.options import with_request
 from cryoclass.jobs.embed import EmbedRequest
 
 if TYPE_CHECKING:
-    from cryoclass.trust import Study
+    from cryoclass.steadiness import Study
 
 
 @with_request

@@ -13,7 +13,7 @@ from cryoclass.files import write_text
 from cryoclass.progress import Listener
 from cryoclass.report.content import ClusterCurve, ClusterRow, ClusterSheet
 from cryoclass.settings import Mapping2d
-from cryoclass.trust import Study, Tried, agreement, study
+from cryoclass.steadiness import Study, Tried, agreement, study
 
 HEADER = (
     *("method", "number", "stability", "stability_deviation", "resamples", "particles", "silhouette"),

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from cryoclass.outputs import Origin, Outputs
     from cryoclass.particles import Particles
     from cryoclass.sources import Boxes, Source
-    from cryoclass.trust import Study
+    from cryoclass.steadiness import Study
 
 TABLE = "particles.star"  # comes last and says that all is there
 WRITES = Writes(

@@ -14,7 +14,7 @@ from cryoclass.particles import Particles
 from cryoclass.report.content import EmbedContent, Grouping
 from cryoclass.results import decide
 from cryoclass.settings import Mapping2d
-from cryoclass.trust import Study
+from cryoclass.steadiness import Study
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

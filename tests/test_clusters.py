@@ -13,7 +13,7 @@ from cryoclass.clustering import METHODS, group, points_of
 from cryoclass.errors import UsageError
 from cryoclass.inference.engines import BackboneEngine
 from cryoclass.settings import CLUSTER_BY, Mapping2d
-from cryoclass.trust import Stability, Tried, agreement, disagreement, stabilities, study
+from cryoclass.steadiness import Stability, Tried, agreement, disagreement, stabilities, study
 
 
 def groups_of_points(per_group=20, groups=3, spread=1.0, seed=0):
