@@ -18,11 +18,11 @@ from cryoclass.errors import ParticleError, UsageError
 Vectors = NDArray[np.float32]
 
 SMALLEST = 1e-3  # of the mean deviation: numbers of an embedding that hardly change are not blown up
+COMPONENTS = (
+    50  # kept before t-SNE, UMAP and clusters (van der Maaten & Hinton 2008 keep 30; sklearn advises 50)
+)
 
 _FIT_ROWS = 100_000  # as many rows as a PCA is fitted to; it turns any number
-_COMPONENTS = (
-    50  # kept before t-SNE, UMAP and k-means (van der Maaten & Hinton 2008 keep 30; sklearn advises 50)
-)
 _WORTH_THREADS = 5000  # particles from which t-SNE uses all cores
 _FEWEST = 5  # below this, neighbours mean nothing and the map is a PCA
 
@@ -115,57 +115,14 @@ def likeness(features: Vectors, examples: Vectors) -> Vectors:
     array
         Values (n,) float32.
     """
-    direction = _unit(examples).mean(axis=0)
-    return np.asarray(_unit(features) @ _unit(direction), dtype=np.float32)
+    direction = unit(examples).mean(axis=0)
+    return np.asarray(unit(features) @ unit(direction), dtype=np.float32)
 
 
-def _unit(vectors: Vectors) -> Vectors:
+def unit(vectors: Vectors) -> Vectors:
+    """Return vectors (..., E) brought to length 1."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return np.asarray(vectors / np.maximum(lengths, np.finfo(np.float32).tiny))
-
-
-# --------------------------------------------------------------------------------------------- clusters
-
-
-def clusters(features: Vectors, k: int, seed: int) -> NDArray[np.int64]:
-    """Group particles by k-means on their first 50 principal components.
-
-    Parameters
-    ----------
-    features
-        Particles (n, E).
-    k
-        Number of clusters asked for; fewer come back where fewer particles differ.
-    seed
-        The same seed gives the same clusters.
-
-    Returns
-    -------
-    array
-        Cluster (n,), from 0, the largest first.
-
-    Raises
-    ------
-    UsageError
-        ``k`` is below 1 or above the number of particles.
-    """
-    from sklearn.cluster import KMeans
-    from sklearn.exceptions import ConvergenceWarning
-
-    if not 1 <= k <= len(features):
-        raise UsageError(f"--clusters is {k}; it must be between 1 and the {len(features)} particles.")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct particles than clusters
-        found = KMeans(k, n_init=4, random_state=seed).fit_predict(_principal(features, _COMPONENTS, seed))
-    return _largest_first(found)
-
-
-def _largest_first(labels: NDArray[np.int32]) -> NDArray[np.int64]:
-    names, first, counts = np.unique(labels, return_index=True, return_counts=True)
-    order = np.lexsort((first, -counts))
-    rank = np.empty(names.max() + 1, np.int64)
-    rank[names[order]] = np.arange(len(names))
-    return rank[labels]
 
 
 # ------------------------------------------------------------------------------------------------- maps
@@ -205,7 +162,7 @@ def project(features: Vectors, method: Literal["pca", "tsne", "umap"], seed: int
 def _plane(features: Vectors, seed: int) -> Vectors:
     if not len(features):
         return np.zeros((0, 2), np.float32)
-    turned = _principal(features, 2, seed)
+    turned = principal(features, 2, seed=seed)
     return np.pad(turned, ((0, 0), (0, 2 - turned.shape[1]))).astype(np.float32)
 
 
@@ -213,7 +170,7 @@ def _tsne(features: Vectors, seed: int) -> Vectors:
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 
-    kept = _principal(features, _COMPONENTS, seed)
+    kept = principal(features, seed=seed)
     start = _plane(features, seed)
     start = start / max(float(start[:, 0].std()), 1e-12) * 1e-4  # as sklearn scales init="pca"
     perplexity = min(30.0, (len(kept) - 1) / 3)
@@ -254,14 +211,14 @@ def load_umap() -> Any:
 
 def _umap(features: Vectors, seed: int) -> Vectors:
     umap = load_umap()
-    kept = _principal(features, _COMPONENTS, seed)
+    kept = principal(features, seed=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns that a seed means one thread
         model = umap.UMAP(n_neighbors=min(15, len(kept) - 1), random_state=seed)
         return np.asarray(model.fit_transform(kept), np.float32)
 
 
-def _principal(features: Vectors, components: int, seed: int) -> Vectors:
+def principal(features: Vectors, components: int = COMPONENTS, *, seed: int) -> Vectors:
     """Return the first principal components (n, at most ``components``); constant features give one of zeros."""
     from sklearn.decomposition import PCA
 

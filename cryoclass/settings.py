@@ -58,8 +58,8 @@ class Settings:
         for field in dataclasses.fields(self):
             option, value = field.metadata.get("option"), getattr(self, field.name)
             if option is not None and value is not None:
-                choices = _choices(type(self)).get(field.name)  # type: ignore[arg-type]
-                _check_choice(_flag(field.name, option), value, choices)
+                hint = _hints(type(self))[field.name]  # type: ignore[arg-type]
+                _check_choice(_flag(field.name, option), value, hint)
                 _check_limits(_flag(field.name, option), value, option)
 
     def replace(self, **changes: Any) -> Self:
@@ -86,16 +86,22 @@ def _plain(value: Any) -> Any:
 
 
 @functools.cache
-def _choices(group: Any) -> dict[str, tuple[str, ...]]:
-    """Return the words that fields of a few words can take."""
-    kinds = {name: (hint, *get_args(hint)) for name, hint in get_type_hints(group).items()}
-    words = {name: [kind for kind in some if get_origin(kind) is Literal] for name, some in kinds.items()}
-    return {name: get_args(found[0]) for name, found in words.items() if found}
+def _hints(group: Any) -> dict[str, Any]:
+    return get_type_hints(group)
 
 
-def _check_choice(flag: str, value: Any, choices: tuple[str, ...] | None) -> None:
-    if choices is not None and value not in choices:
-        raise UsageError(f"{flag} is {value}; it must be one of {', '.join(choices)}.")
+def words_of(hint: Any) -> tuple[str, ...]:
+    """Return the words that a field of this type can take, where it takes a few words."""
+    parts = (hint, *get_args(hint))
+    return next((get_args(part) for part in parts if get_origin(part) is Literal), ())
+
+
+def _check_choice(flag: str, value: Any, hint: Any) -> None:
+    words, number = words_of(hint), int in get_args(hint)
+    if not words or value in words or (number and isinstance(value, int)):
+        return
+    more = " or a whole number" if number else ""
+    raise UsageError(f"{flag} is {value}; it must be {'one of ' * (len(words) > 1)}{', '.join(words)}{more}.")
 
 
 def _check_limits(flag: str, value: Any, option: Option) -> None:
@@ -610,6 +616,12 @@ class BareBackbone(NetworkInput):
     weights: Path | None = setting(None, help="Its weights from a file.", unit="file")
 
 
+ClusterMethod = Literal["cosine", "ward", "kmeans", "hdbscan"]
+CLUSTER_BY: ClusterMethod = (
+    "cosine"  # of equals on species unlike each other, the best on those alike: benchmarks/README.md
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Mapping2d(Settings):
     """How an embedding is laid out on a plane, and grouped."""
@@ -619,8 +631,43 @@ class Mapping2d(Settings):
     method: Literal["tsne", "pca", "umap"] = setting(
         "tsne", flags=("--map",), help="How to lay the embedding out on a plane."
     )
-    clusters: int | None = setting(None, help="Group the particles by k-means.", unit="k", minimum=2)
+    clusters: int | Literal["auto"] | None = setting(
+        None,
+        help="Group the particles into so many clusters, or (auto) into as many as stand out.",
+        unit="k|auto",
+        minimum=2,
+    )
+    cluster_by: ClusterMethod | None = setting(
+        None,
+        help="How to group: by k-means on unit vectors (cosine), Ward's method on unit vectors, k-means, or density (hdbscan, which finds "
+        f"the number itself); {CLUSTER_BY} where left out. Without --clusters, into as many as stand out.",
+    )
+    max_clusters: int = setting(
+        20,
+        help="Largest number of clusters that is tried to tell how many stand out.",
+        unit="k",
+        minimum=2,
+        maximum=200,
+    )
     seed: int = setting(0, help="Seed of map and clusters.", minimum=0, maximum=MAX_SEED)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cluster_by == "hdbscan" and isinstance(self.clusters, int):
+            raise UsageError(
+                f"--cluster-by hdbscan finds the number of clusters itself, but --clusters is {self.clusters}.",
+                "Leave --clusters out, or choose another --cluster-by.",
+            )
+
+    @property
+    def grouped(self) -> bool:
+        """Whether clusters are asked for."""
+        return self.clusters is not None or self.cluster_by is not None
+
+    @property
+    def method_of_clusters(self) -> ClusterMethod:
+        """How to group."""
+        return self.cluster_by or CLUSTER_BY
 
 
 @dataclass(frozen=True, kw_only=True)

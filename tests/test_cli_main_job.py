@@ -312,6 +312,7 @@ def test_predict_writes_table_classes_and_page(cryoclass, trained):
         "particles.star",
         "classes.star",
         "metrics.json",
+        "tomograms.csv",
         "skipped.csv",
         "report.html",
         "outputs",
@@ -513,7 +514,8 @@ def test_embed_writes_embedding_map_and_clusters(cryoclass, trained):
     ran = cryoclass("embed", trained.particles, "--model", trained.model, "--clusters", 4, "-o", "E")
     assert ran.status == 0, ran.err
     assert names(Path("E")) == {
-        *("embeddings.npy", "particles.star", "embedding.html", "embedding.png", "skipped.csv", "outputs")
+        *("embeddings.npy", "particles.star", "embedding.html", "embedding.png", "skipped.csv", "outputs"),
+        "clusters.csv",
     }
     embedding = np.load("E/embeddings.npy")
     assert embedding.shape == (36, 512)

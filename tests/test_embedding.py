@@ -1,4 +1,4 @@
-"""The one space of embeddings, and what is done in it: likeness, clusters and maps."""
+"""The one space of embeddings, and what is done in it: likeness and maps."""
 
 import importlib.util
 import sys
@@ -9,7 +9,7 @@ import torch
 from star_files import relion31
 from torch import nn
 
-from cryoclass.embedding import SMALLEST, Space, clusters, fit_space, likeness, project
+from cryoclass.embedding import SMALLEST, Space, fit_space, likeness, project
 from cryoclass.errors import ParticleError, UsageError
 
 
@@ -161,27 +161,6 @@ def test_only_directions_count_not_how_far_examples_and_particles_lie():
     examples = np.array([[300, 0, 0], [0, 2, 0]], np.float32)
     between = np.array([[1, 1, 0], [50, 50, 0], [1, 0, 0], [0, 0, 1], [-3, -3, 0]], np.float32)
     assert likeness(between, examples) == pytest.approx([1, 1, np.sqrt(0.5), 0, -1], abs=1e-6)
-
-
-# --------------------------------------------------------------------------------------------- clusters
-
-
-def test_clusters_find_groups_and_number_the_largest_first():
-    features, truth = groups_of_points()
-    keep = np.flatnonzero((truth != 1) | (np.arange(len(truth)) % 2 == 0))
-    found = clusters(features[keep], 3, 0)
-    assert len(set(zip(found.tolist(), truth[keep].tolist(), strict=True))) == 3
-    assert np.bincount(found).tolist() == [20, 20, 10]
-
-
-def test_clusters_of_particles_that_are_all_alike():
-    assert clusters(np.ones((10, 4)), 3, 0).tolist() == [0] * 10
-
-
-@pytest.mark.parametrize("k", [0, 7])
-def test_more_clusters_than_particles_or_none_are_refused(k):
-    with pytest.raises(UsageError, match="between 1 and the 6 particles"):
-        clusters(np.eye(6), k, 0)
 
 
 # ------------------------------------------------------------------------------------------------- maps

@@ -1,9 +1,14 @@
 """``cryoclass embed``: what the network sees, as a map."""
 
+from typing import TYPE_CHECKING
+
 from cryoclass import jobs
 from cryoclass.cli import console
 from cryoclass.cli.options import with_request
 from cryoclass.jobs.embed import EmbedRequest
+
+if TYPE_CHECKING:
+    from cryoclass.steadiness import Study
 
 
 @with_request
@@ -15,11 +20,16 @@ def embed(request: EmbedRequest) -> None:
     like the examples first. Without a model, the network that comes with cryoclass looks. What it saw is kept in outputs/:
     other clusters or examples, with --overwrite, then take no second pass.
 
-    Example: cryoclass embed particles.star --clusters 6
+    Clusters come with what speaks for them (clusters.csv, and the page): whether they come back when particles are left
+    out, how many stand out, and whether other ways to group agree. --clusters auto takes the number that stands out.
+
+    Example: cryoclass embed particles.star --clusters auto
 
     Example: cryoclass embed particles.star --like 12 --like 40
     """
     result = jobs.embed(request, console.Heard())
+    if result.clusters is not None:
+        _say_clusters(result.clusters)
     count, width = result.shape
     console.rows(
         "embedded",
@@ -29,5 +39,23 @@ def embed(request: EmbedRequest) -> None:
             ("table", result.table),
             *([("most alike first", result.ranked)] if result.ranked else []),
             ("look at", f"{result.page}, {result.picture}"),
+        ],
+    )
+
+
+def _say_clusters(clusters: "Study") -> None:
+    by = clusters.method
+    console.columns(
+        f"clusters (by {by}; measured on {clusters.particles} particles)",
+        ["by", "clusters", "stability", "silhouette", f"agreement with {by}"],
+        [
+            [
+                method,
+                tried.number,
+                tried.stability or "-",
+                "-" if tried.silhouette is None else f"{tried.silhouette:.2f}",
+                "-" if method == by else clusters.agreement(by, method),
+            ]
+            for method, tried in clusters.measured.items()
         ],
     )

@@ -13,7 +13,7 @@ import typer
 
 from cryoclass import numerals
 from cryoclass.cli import console
-from cryoclass.settings import Option, Settings, WorkRequest
+from cryoclass.settings import Option, Settings, WorkRequest, words_of
 
 Command = Callable[..., None]
 
@@ -117,8 +117,13 @@ def _parameter(group: type[Settings], field: "dataclasses.Field[Any]", hint: Any
         field.name,
         inspect.Parameter.KEYWORD_ONLY,
         default=inspect.Parameter.empty if missing else field.default,
-        annotation=Annotated[hint, kind],
+        annotation=Annotated[_told(hint), kind],
     )
+
+
+def _told(hint: Any) -> Any:
+    """Return a type as Typer can be told it, which knows no numbers that may be words; :func:`_parser` reads those."""
+    return str | None if words_of(hint) and int in typing.get_args(hint) else hint
 
 
 def _parser(hint: Any) -> Callable[[Any], Any] | None:
@@ -126,6 +131,8 @@ def _parser(hint: Any) -> Callable[[Any], Any] | None:
     kinds = {kind for part in (hint, *typing.get_args(hint)) for kind in (part, *typing.get_args(part))}
     if float in kinds:
         return _number
+    if int in kinds and words_of(hint):
+        return functools.partial(_word_or_number, words_of(hint))
     return _whole_number if int in kinds else None
 
 
@@ -143,6 +150,16 @@ def _whole_number(text: Any) -> int:
     if not re.fullmatch(r"[+-]?[0-9]{1,18}", str(text)):
         raise typer.BadParameter(f"{str(text)!r} is no whole number.")
     return int(text)
+
+
+def _word_or_number(words: tuple[str, ...], text: Any) -> str | int:
+    word = str(text).lower()
+    if word in words:
+        return word
+    try:
+        return _whole_number(text)
+    except typer.BadParameter as problem:
+        raise typer.BadParameter(f"{str(problem).removesuffix('.')}, nor {' or '.join(words)}.") from None
 
 
 def typed(group: Settings) -> list[object]:

@@ -48,6 +48,7 @@ def _say_result(result: PredictResult) -> None:
                 if result.averages
                 else []
             ),
+            *_tomograms(result),
             ("table", result.table),
             *(("also", part) for part in (*result.parts, *result.sets)),
             ("look at", result.page),
@@ -64,6 +65,14 @@ def _without_class(decisions: "Decisions") -> str:
         return words
     above = int((decisions.unknown[decisions.done] > USUAL).sum())
     return f"{unknown} above --unknown-threshold, {words}; {above} have an unknown score above {USUAL}"
+
+
+def _tomograms(result: PredictResult) -> list[tuple[str, str]]:
+    if result.tomograms is None:
+        return []
+    count, odd = len(result.tomograms.counted.names), result.tomograms.odd
+    unlike = f"{len(odd) or 'none'} unlike the others" if odd is not None else "unlike ones could not be told"
+    return [("tomograms", f"{count}, {unlike}; {result.table.parent / 'tomograms.csv'}")]
 
 
 def _say_classes(result: PredictResult, decisions: "Decisions") -> None:

@@ -47,12 +47,14 @@ if TYPE_CHECKING:
     from cryoclass.outputs import Origin, Outputs
     from cryoclass.particles import Particles
     from cryoclass.sources import Boxes, Source
+    from cryoclass.steadiness import Study
 
 TABLE = "particles.star"  # comes last and says that all is there
 WRITES = Writes(
     command="embed",
     last=TABLE,
     files=(
+        "clusters.csv",
         "embedding.html",
         "embedding.png",
         "embeddings.npy",
@@ -106,6 +108,8 @@ class EmbedResult:
         Numbers (from 0) of the particles that could be read.
     ranked
         The table in the order of likeness, where examples were given.
+    clusters
+        Clusterings, and what speaks for them; None where no clusters were asked for.
     origin
         Whether the embedding was computed, reused or continued.
     """
@@ -117,6 +121,7 @@ class EmbedResult:
     shape: tuple[int, int]
     rows: "np.ndarray"
     ranked: Path | None
+    clusters: "Study | None"
     origin: "Origin"
 
 
@@ -167,7 +172,7 @@ def _embed(request: EmbedRequest, path: Path, place: Workplace, listener: Listen
         problem=too_many_lost(outputs.lost, len(table), request.max_unreadable, WHERE_LOST),
     )
     with place.finishing():
-        result = _write(request, said)
+        result = _write(request, said, listener)
     if said.problem is not None:
         raise said.problem
     return result
@@ -255,7 +260,7 @@ def _backbone_engine(bare: BareBackbone, boxes: "Boxes", device: str, listener: 
 
 def _check_layout(layout: Mapping2d, count: int, listener: Listener) -> None:
     """Refuse, before anything is computed, what cannot be done afterwards."""
-    if layout.clusters is not None and layout.clusters > count:
+    if isinstance(layout.clusters, int) and layout.clusters > count:
         raise UsageError(f"--clusters is {layout.clusters}; it must be at most the {count} particles.")
     if layout.method == "tsne" and count > SLOW_TSNE:
         listener.warn(f"t-SNE of {count} particles takes hours; --map pca takes seconds.")
@@ -351,12 +356,13 @@ def _placed(said: _Said) -> "tuple[Space, Vectors]":
     return space, space.place(embedding)
 
 
-def _write(request: EmbedRequest, said: _Said) -> EmbedResult:
+def _write(request: EmbedRequest, said: _Said, listener: Listener) -> EmbedResult:
     """Write everything."""
     import numpy as np
 
     from cryoclass.files import same_file_at
-    from cryoclass.jobs.layout import lay_out
+    from cryoclass.jobs.clusters import study_clusters, write_clusters
+    from cryoclass.jobs.layout import Placed, lay_out
     from cryoclass.report.pages import embedding_page, embedding_png
     from cryoclass.results import INCOMPLETE, write_optimisation_sets, write_skipped
 
@@ -365,7 +371,17 @@ def _write(request: EmbedRequest, said: _Said) -> EmbedResult:
     star, page, picture = (outdir / name for name in (name, "embedding.html", "embedding.png"))
     space, features = _placed(said)
     alike, ranked = _likeness(request, said, space, features), outdir / "ranked.star"
-    content, columns = lay_out(table, said.outputs, features, said.engine.card, said.labelled, request.layout)
+    clusters = study_clusters(features, request.layout, listener)
+    placed = Placed(
+        table=table,
+        outputs=said.outputs,
+        features=features,
+        card=said.engine.card,
+        labelled=said.labelled,
+    )
+    content, columns = lay_out(placed, request.layout, clusters)
+    if clusters is not None:
+        write_clusters(outdir / "clusters.csv", clusters)
     if alike is not None:
         cells = {"cryoclassLikeness": [f"{value:.4f}" for value in alike]}
         order = rows[np.argsort(-alike[rows], kind="stable")]
@@ -386,5 +402,6 @@ def _write(request: EmbedRequest, said: _Said) -> EmbedResult:
         shape=said.outputs["embedding"].shape[:2],
         rows=rows,
         ranked=ranked if alike is not None else None,
+        clusters=clusters,
         origin=said.origin,
     )

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from cryoclass.card import ModelCard
 from cryoclass.classifier import WholeModel
 from cryoclass.inference.engines import TorchEngine
+from cryoclass.jobs.by_tomogram import ByTomogram, table_of
 from cryoclass.labels import Labelled
 from cryoclass.metrics import LABELS_MAY_BE_KNOWN
 from cryoclass.outputs import Outputs
@@ -20,6 +22,7 @@ from cryoclass.report.content import (
     Gallery,
     PredictContent,
     Scored,
+    TomogramTable,
     TrainContent,
     VoxelSheet,
 )
@@ -77,14 +80,25 @@ def _counts(labelled: Labelled, parts: np.ndarray) -> dict[str, list[int]]:
     return {name: _count(labelled, rows) for name, rows in chosen.items()}
 
 
-def write_prediction_page(
-    path: Path, told: Told, outputs: Outputs, labels: np.ndarray, boxes: Boxes, card: ModelCard
-) -> None:
-    """Write ``report.html`` of a prediction; ``labels`` (n,) are -1 where unknown."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Predicted:
+    """What a prediction says; ``labels`` (n,) are -1 where unknown, ``tomograms`` None where nothing is told by tomogram."""
+
+    told: Told
+    outputs: Outputs
+    labels: np.ndarray
+    card: ModelCard
+    tomograms: ByTomogram | None
+
+
+def write_prediction_page(path: Path, predicted: Predicted, boxes: Boxes) -> None:
+    """Write ``report.html`` of a prediction."""
+    told, outputs, card = predicted.told, predicted.outputs, predicted.card
     rows = outputs.done
     content = PredictContent(
         count=len(rows),
-        classified=None if told.decisions is None else _classified(told, labels, boxes),
+        classified=None if told.decisions is None else _classified(told, predicted.labels, boxes),
+        tomograms=_tomograms(predicted, boxes),
         averages=_average_sheets(told),
         sheets=_written_sheets(outputs, rows, boxes),
         skipped=Counter(outputs.reasons.values()),
@@ -97,6 +111,11 @@ def write_prediction_page(
         versions=card.versions,
     )
     prediction_page(path, content)
+
+
+def _tomograms(predicted: Predicted, boxes: Boxes) -> TomogramTable | None:
+    found, told = predicted.tomograms, predicted.told
+    return None if found is None else table_of(found, told.decided, told.classes, boxes)
 
 
 def _classified(told: Told, labels: np.ndarray, boxes: Boxes) -> Classified:

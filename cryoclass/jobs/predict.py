@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from cryoclass.averages import ClassAverage
     from cryoclass.card import ModelCard
     from cryoclass.inference.engines import Engine
+    from cryoclass.jobs.by_tomogram import ByTomogram
     from cryoclass.metrics import Metrics
     from cryoclass.outputs import Origin, Outputs, VolumeFiles
     from cryoclass.particles import Particles
@@ -59,6 +60,7 @@ WRITES = Writes(
         "thresholds.csv",
         "skipped.csv",
         "metrics.json",
+        "tomograms.csv",
         "optimisation_set.star",
         "particles_incomplete.star",
         "particles_incomplete_optimisation_set.star",
@@ -140,6 +142,8 @@ class PredictResult:
         Files of single classes, and optimisation sets.
     scores
         Against the labels in the table; None where there are none.
+    tomograms
+        Classes by tomogram, and the tomograms that are unlike the others; None where no classes are told, or no tomograms named.
     origin
         Whether the network's outputs were computed, reused or continued.
     """
@@ -155,6 +159,7 @@ class PredictResult:
     parts: tuple[Path, ...]
     sets: tuple[Path, ...]
     scores: "Metrics | None"
+    tomograms: "ByTomogram | None"
     origin: "Origin"
 
 
@@ -221,6 +226,7 @@ def _predict(request: PredictRequest, path: Path, place: Workplace, listener: Li
         decisions=decisions,
         averages=_averages(decisions, outputs, boxes, poses, listener) if request.averages else [],
         labels=labels,
+        tomograms=_tomograms(table, decisions, engine.card, boxes, listener),
         problem=too_many_lost(outputs.lost, len(table), request.max_unreadable, WHERE_LOST),
     )
     with place.finishing():
@@ -240,6 +246,7 @@ class _Said:
     decisions: "Decisions | None"
     averages: "list[ClassAverage]"
     labels: "np.ndarray"
+    tomograms: "ByTomogram | None"
     problem: "ParticleError | None"
 
 
@@ -330,6 +337,16 @@ def _averages(
     return averages
 
 
+def _tomograms(
+    table: "Particles", decisions: "Decisions | None", card: "ModelCard", boxes: "Boxes", listener: Listener
+) -> "ByTomogram | None":
+    from cryoclass.jobs.by_tomogram import look_at_tomograms
+
+    if decisions is None:
+        return None
+    return look_at_tomograms(table, decisions, card.classes, boxes, listener)
+
+
 def _choice_without_training(request: PredictRequest) -> ModelChoice:
     """Return the model that comes with cryoclass, where it does what is asked for; else nothing is chosen."""
     from cryoclass.backbones.packaged import VOXEL_MODEL, voxel_card
@@ -368,7 +385,8 @@ def _known_labels(
 def _write(request: PredictRequest, said: _Said, boxes: "Boxes", origin: "Origin") -> PredictResult:
     """Write everything."""
     from cryoclass.averages import write_averages
-    from cryoclass.jobs.pages import write_prediction_page
+    from cryoclass.jobs.by_tomogram import write_tomograms
+    from cryoclass.jobs.pages import Predicted, write_prediction_page
     from cryoclass.results import (
         INCOMPLETE,
         explanation_columns,
@@ -394,7 +412,12 @@ def _write(request: PredictRequest, said: _Said, boxes: "Boxes", origin: "Origin
     scores = _score(said)
     if scores is not None:
         write_metrics(outdir / "metrics.json", {"labelled": scores.to_dict()})
-    write_prediction_page(page, told, said.outputs, said.labels, boxes, said.card)
+    if said.tomograms is not None:
+        write_tomograms(outdir / "tomograms.csv", said.tomograms, classes)
+    predicted = Predicted(
+        told=told, outputs=said.outputs, labels=said.labels, card=said.card, tomograms=said.tomograms
+    )
+    write_prediction_page(page, predicted, boxes)
     said.outputs.volumes.clear(outdir / folder for folder in VOLUME_FOLDERS.values())
     result.write(star)
     return PredictResult(
@@ -409,6 +432,7 @@ def _write(request: PredictRequest, said: _Said, boxes: "Boxes", origin: "Origin
         parts=tuple(parts),
         sets=tuple(sets),
         scores=scores,
+        tomograms=said.tomograms,
         origin=origin,
     )
 

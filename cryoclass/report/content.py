@@ -212,6 +212,75 @@ class Classified:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class TomogramRow:
+    """Particles of one tomogram: classified, of each class (K,), without one, unreadable; and the mean probability in words."""
+
+    name: str
+    told: int
+    counts: Integers
+    unsure: int
+    unreadable: int
+    probability: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TomogramPicture:
+    """A thin section of a tomogram, and the classes of the particles in it.
+
+    Parameters
+    ----------
+    name
+        The tomogram.
+    section
+        Grey values [y, x].
+    size
+        Its width and height in angstroms.
+    height, thickness
+        Of its middle over the first section of the tomogram, and of itself, in angstroms.
+    places
+        Where the particles lie (k, 2) x, y in angstroms from the lower left corner.
+    classes
+        Their classes (k,), -1 for none.
+    radius
+        Of the circle that stands for a particle, in angstroms.
+    """
+
+    name: str
+    section: Array
+    size: tuple[float, float]
+    height: float
+    thickness: float
+    places: Array
+    classes: Integers
+    radius: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TomogramTable:
+    """Classes by tomogram.
+
+    Parameters
+    ----------
+    classes
+        Names of the K classes.
+    rows
+        The tomograms, in the order of the table.
+    unlike
+        Those that are unlike the others, as sentences.
+    untold
+        Why that could not be told; empty where it could.
+    pictures
+        A few of them.
+    """
+
+    classes: Sequence[str]
+    rows: Sequence[TomogramRow]
+    unlike: Sequence[str] = ()
+    untold: str = ""
+    pictures: Sequence[TomogramPicture] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class PredictContent:
     """Content of the page of ``predict``.
 
@@ -221,6 +290,8 @@ class PredictContent:
         Particles that the network has spoken of.
     classified
         What it says of classes; None where it was not asked.
+    tomograms
+        The same by tomogram; None where no classes are told, or no tomograms named.
     averages
         Classes with the means of their particles.
     sheets
@@ -233,6 +304,7 @@ class PredictContent:
 
     count: int
     classified: Classified | None
+    tomograms: TomogramTable | None = None
     averages: Sequence[VoxelSheet] = ()
     sheets: Sequence[VoxelSheet] = ()
     skipped: Mapping[str, int] = field(default_factory=dict)
@@ -260,6 +332,56 @@ class Grouping:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class ClusterCurve:
+    """What was measured by number of clusters (K,); values are NaN where there is none."""
+
+    numbers: Integers
+    stability: Array
+    deviation: Array
+    silhouette: Array
+    cloud: Array
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClusterRow:
+    """One way to group, in words: how many clusters, how stable, how far apart, and how far it agrees with each way."""
+
+    method: str
+    number: int
+    stability: str
+    silhouette: str
+    agreements: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClusterSheet:
+    """What speaks for clusters.
+
+    Parameters
+    ----------
+    method
+        The way that was chosen.
+    particles
+        How many everything was measured on.
+    reason
+        How many clusters stand out and why, or that it could not be told.
+    doubts
+        What speaks against them, as sentences.
+    rows
+        Each way, the chosen one first.
+    curve
+        Of the chosen way; None where there is nothing to draw.
+    """
+
+    method: str
+    particles: int
+    reason: str
+    doubts: Sequence[str]
+    rows: Sequence[ClusterRow]
+    curve: ClusterCurve | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class EmbedContent:
     """Content of the page and the picture of ``embed``.
 
@@ -273,6 +395,8 @@ class EmbedContent:
         Tomogram of each particle (n,); empty names where unknown.
     groupings
         Ways to colour the map; the first one is shown at the start.
+    clusters
+        What speaks for clusters; None where none were asked for.
     probability
         Probability of the predicted class (n,), or None.
     method
@@ -285,6 +409,7 @@ class EmbedContent:
     rows: Integers
     tomograms: Sequence[str]
     groupings: Sequence[Grouping]
+    clusters: ClusterSheet | None = None
     probability: Array | None = None
     method: str = "tsne"
     settings: Table = field(default_factory=dict)

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from cryoclass.metrics import Metrics, interval, score_in_words
-from cryoclass.report.content import Array, Curves, Grouping, Integers
+from cryoclass.report.content import Array, ClusterCurve, Curves, Grouping, Integers, TomogramPicture
 from cryoclass.report.images import central_slices, stretch
 from cryoclass.report.scores import Roc, macro
 from cryoclass.report.style import (
@@ -300,6 +303,82 @@ def _scatter_legend(figure: Figure, axes: Axes, grouping: Grouping) -> None:
     for handle in legend.legend_handles:
         if handle is not None:
             handle.set(sizes=[36], alpha=1)
+
+
+@in_style
+def cluster_numbers(curve: ClusterCurve) -> Figure:
+    """Draw, by number of clusters, how stable they are and how far apart, beside one cloud without groups."""
+    figure = blank(9.4, 3.2)
+    left, right = figure.subplots(1, 2)
+    at, wide = curve.numbers, np.isfinite(curve.stability)
+    low, high = curve.stability - curve.deviation, curve.stability + curve.deviation
+    left.fill_between(at[wide], low[wide], np.minimum(high[wide], 1), color=ACCENT, alpha=0.2, lw=0)
+    left.plot(at, curve.stability, "o-", color=ACCENT, lw=1.6, ms=3.5)
+    left.set(title="Do they come back?", ylabel="adjusted Rand index", ylim=(0, 1.04))
+    right.plot(at, curve.silhouette, "o-", color=ACCENT, lw=1.6, ms=3.5, label="these particles")
+    right.plot(at, curve.cloud, "o--", color=MUTED, lw=1.4, ms=3, label="one cloud without groups")
+    right.set(title="How far apart are they?", ylabel="silhouette (-1 to 1)")
+    right.legend(loc="best")
+    for axes in (left, right):
+        grid(axes)
+        axes.set_xlabel("clusters")
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+    return figure
+
+
+@in_style
+def tomogram_section(picture: TomogramPicture, classes: Sequence[str]) -> Figure:
+    """Draw a section of a tomogram, y pointing up, with a circle round each particle in it, coloured by class, and a scale bar."""
+    width, height = picture.size
+    entries = min(len(np.unique(picture.classes)), _LEGEND)
+    figure = blank(8.6, max(float(np.clip(6.2 * height / width, 1.5, 9.0)), 0.2 * entries) + 0.2)
+    axes = figure.subplots()
+    (grey,) = stretch((np.asarray(picture.section, np.float32),))
+    axes.imshow(
+        grey, cmap="gray", vmin=0, vmax=1, origin="lower", extent=(0, width, 0, height), interpolation="none"
+    )
+    for number in [*range(len(classes)), -1]:
+        members = picture.classes == number
+        if members.any():
+            name = plain(classes[number], 26) if number >= 0 else "no class"
+            _circles(
+                axes, picture.places[members], picture.radius, number, f"{name} ({int(members.sum()):,})"
+            )
+    _scale_bar(axes, width, height)
+    axes.set(xlim=(0, width), ylim=(0, height), xticks=[], yticks=[], aspect="equal", anchor="W")
+    if len(picture.classes):
+        handles, labels = axes.get_legend_handles_labels()
+        title = f"first {_LEGEND} of {len(labels)} classes" if len(labels) > _LEGEND else None
+        figure.legend(
+            handles[:_LEGEND],
+            labels[:_LEGEND],
+            loc="outside right upper",
+            title=title,
+            alignment="left",
+            handlelength=1.2,
+        )
+    return figure
+
+
+def _circles(axes: Axes, places: Array, radius: float, number: int, name: str) -> None:
+    colour, dash = ("#d0d0d0", "-") if number < 0 else (look(number).colour, look(number).dash)
+    circles = [Circle((x, y), radius) for x, y in places.tolist()]
+    axes.add_collection(
+        PatchCollection(circles, facecolor="none", edgecolor=colour, linestyle=dash, linewidth=1.6)
+    )
+    axes.plot([], [], color=colour, ls=dash, lw=2.4, label=name)
+
+
+def _scale_bar(axes: Axes, width: float, height: float) -> None:
+    """Draw a bar of a round number of nanometres, about a fifth of the width."""
+    wished = width / 50  # a fifth, in nanometres
+    power = 10 ** np.floor(np.log10(wished))
+    length = float(max(step * power for step in (1, 2, 5) if step * power <= wished))
+    left, low = 0.03 * width, 0.035 * height
+    bar = axes.plot([left, left + 10 * length], [low, low], color="white", lw=4, solid_capstyle="butt")
+    text = axes.text(left, low + 0.02 * height, f"{length:g} nm", color="white", weight="bold", va="bottom")
+    for drawn in (*bar, text):
+        drawn.set_path_effects([withStroke(linewidth=6 if drawn is not text else 2.5, foreground="black")])
 
 
 @in_style

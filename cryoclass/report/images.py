@@ -75,9 +75,9 @@ def strip(box: Array, side: int) -> str:
     return data_address(_grey_png(np.hstack(padded)[:, :-_GAP]))
 
 
-def data_address(png: bytes) -> str:
-    """Return a PNG as the ``data:`` address of an ``<img>``."""
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+def data_address(picture: bytes, kind: str = "png") -> str:
+    """Return a picture as the ``data:`` address of an ``<img>``."""
+    return f"data:image/{kind};base64," + base64.b64encode(picture).decode("ascii")
 
 
 def _grey_png(picture: Grey) -> bytes:

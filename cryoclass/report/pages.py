@@ -19,6 +19,7 @@ from cryoclass.metrics import evaluate
 from cryoclass.report import figures, images, scores
 from cryoclass.report.content import (
     Classified,
+    ClusterSheet,
     EmbedContent,
     Example,
     ExtractContent,
@@ -28,10 +29,11 @@ from cryoclass.report.content import (
     PredictContent,
     Scored,
     Table,
+    TomogramTable,
     TrainContent,
     VoxelSheet,
 )
-from cryoclass.report.style import COLOURS, TURN, lighter, plain, to_png, to_svg, write_png
+from cryoclass.report.style import COLOURS, TURN, lighter, plain, to_jpeg, to_png, to_svg, write_png
 
 _TOMOGRAMS = 24  # shown with examples
 _EXAMPLES = 6  # per tomogram, and per end of a class
@@ -102,6 +104,7 @@ def prediction_page(path: Path, content: PredictContent) -> None:
         title="Predictions" if content.classified is None else "Predicted classes",
         count=content.count,
         classified=content.classified and _classified(content.classified),
+        tomograms=content.tomograms and _tomograms(content.tomograms),
         averages=_sheets(content.averages[:_CLASSES]),
         averaged=len(content.averages),
         sheets=_sheets(content.sheets),
@@ -109,6 +112,27 @@ def prediction_page(path: Path, content: PredictContent) -> None:
         settings=_rows(content.settings),
         versions=_rows(content.versions),
     )
+
+
+def _tomograms(content: TomogramTable) -> dict[str, Any]:
+    """Return the table, its columns those of the most frequent classes where they are many, and the pictures."""
+    total = np.sum([row.counts for row in content.rows], axis=0)
+    columns = np.sort(np.argsort(-total, kind="stable")[:_CLASSES]).tolist()
+    return {
+        "table": content,
+        "columns": columns,
+        "rows": content.rows[:_TABLE_ROWS],
+        "total": total,
+        "pictures": [
+            {
+                "picture": picture,
+                "address": images.data_address(
+                    to_jpeg(figures.tomogram_section(picture, content.classes)), "jpeg"
+                ),
+            }
+            for picture in content.pictures
+        ],
+    }
 
 
 def _classified(content: Classified) -> dict[str, Any]:
@@ -142,8 +166,16 @@ def embedding_page(path: Path, content: EmbedContent) -> None:
         share=f"{100 * shown / max(len(content.points), 1):.2g} %",
         still=images.data_address(to_png(_map_figure(content), dpi=100)),
         data=_map_data(content, chosen),
+        clusters=content.clusters,
+        curve=_curve(content.clusters),
         settings=_rows(content.settings),
     )
+
+
+def _curve(clusters: ClusterSheet | None) -> str | None:
+    if clusters is None or clusters.curve is None:
+        return None
+    return to_svg(figures.cluster_numbers(clusters.curve), "clusters")
 
 
 def embedding_png(path: Path, content: EmbedContent) -> None:
