@@ -26,7 +26,9 @@ NEW_COLUMNS = [
     "rlnClassNumber",
     "rlnMaxValueProbDistribution",
     "cryoclassClassName",
+    "cryoclassStatus",
     *(f"cryoclassProbability{n}" for n in (1, 2, 3)),
+    "cryoclassUnknownScore",
 ]
 
 
@@ -312,6 +314,7 @@ def test_predict_writes_table_classes_and_page(cryoclass, trained):
         "particles.star",
         "classes.star",
         "metrics.json",
+        "thresholds.csv",
         "tomograms.csv",
         "skipped.csv",
         "report.html",
@@ -403,8 +406,8 @@ def test_predict_gives_the_users_own_file_back(cryoclass, trained):
 def test_predict_replaces_class_numbers_of_an_earlier_run(cryoclass, trained):
     assert cryoclass("predict", trained.particles, "--model", trained.model, "-o", "P").status == 0
     lines = Path("P/particles.star").read_text().splitlines()
-    old = ["9", "0.5", "junk", "0", "0", "0"]
-    stale = "\n".join(" ".join(line.split()[:-6] + old) if "TS_0" in line else line for line in lines)
+    old = ["9", "0.5", "junk", "done", "0", "0", "0", "0"]
+    stale = "\n".join(" ".join(line.split()[: -len(old)] + old) if "TS_0" in line else line for line in lines)
     Path("stale.star").write_text(stale)
     assert cryoclass("predict", "stale.star", "--model", trained.model, "-o", "Q").status == 0
     assert starfile.read("Q/particles.star")["particles"].equals(

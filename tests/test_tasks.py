@@ -71,7 +71,7 @@ def test_classify_writes_the_columns_and_counts_of_classes(tmp_path):
     told = Told(decisions=decisions, classes=names, volumes={})
     assert CLASSIFY.columns(told) == prediction_columns(decisions, names)
     CLASSIFY.write_files(tmp_path, told)
-    assert [path.name for path in tmp_path.iterdir()] == ["classes.star"]
+    assert {path.name for path in tmp_path.iterdir()} == {"classes.star", "thresholds.csv"}
 
 
 @pytest.mark.parametrize(
