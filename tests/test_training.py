@@ -15,6 +15,7 @@ from torch import nn
 
 from cryoclass.backbones.spec import Backbone
 from cryoclass.backbones.weights import check_zip
+from cryoclass.calibration import at_temperature
 from cryoclass.classifier import Classifier
 from cryoclass.errors import CryoclassError, ModelError, ParticleError, UsageError, VolumeError
 from cryoclass.metrics import evaluate
@@ -160,7 +161,8 @@ def test_the_classifier_ends_with_the_weights_of_the_best_epoch(tmp_path):
     network, data = tiny(), examples()
     history = fit(network, data, SHORT.replace(lr=0.05), Run(device=CPU, keeping=Keeping(folder=tmp_path)))
     val = data.parts[history.rows] == "val"
-    metrics = evaluate(history.probabilities[val], data.labels[history.rows[val]], CLASSES)
+    uncalibrated = at_temperature(history.probabilities[val], 1 / history.trust.temperature)
+    metrics = evaluate(uncalibrated, data.labels[history.rows[val]], CLASSES)
     best = history.records[history.best.epoch - 1]
     assert best.best
     assert (metrics.auc, metrics.log_loss) == (best.val_auc, pytest.approx(best.val_loss, rel=1e-5))
@@ -585,7 +587,9 @@ def test_freezing_fits_the_head_alone():
     network = tiny()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     fit_frozen(network, examples(), SHORT, Run(device=CPU))
-    changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    after = network.state_dict()
+    assert {name.partition(".")[0] for name in after.keys() - before.keys()} == {"familiarity"}
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
     assert changed == {"heads.classify.weight", "heads.classify.bias"}
 
 
