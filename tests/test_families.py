@@ -541,6 +541,7 @@ def life(kind, name, folder):
             classes=("noise", "ball"),
             box=(10, 10, 10),
             preparation=RECIPE.preparation,
+            outputs=classifier.outputs,
         )
         save_model(folder, classifier, card)
         loaded, card = load_model(folder)

@@ -19,11 +19,13 @@ from torch import nn
 
 from cryoclass.backbones import packaged
 from cryoclass.backbones.registry import facts_of_weights, load_backbone, spec
+from cryoclass.calibration import at_temperature
 from cryoclass.card import LearntFrom
 from cryoclass.checks.fit import check_domain
 from cryoclass.classifier import Classifier
 from cryoclass.cli import main
-from cryoclass.embedding import clusters, fit_space, likeness, project
+from cryoclass.clustering import group, points_of
+from cryoclass.embedding import fit_space, likeness, project
 from cryoclass.errors import ModelError
 from cryoclass.preparation import Preparer
 from cryoclass.records import RECORD
@@ -162,14 +164,14 @@ def test_the_head_alone_stays_where_no_later_epoch_is_better(examples):
     assert not changed(classifier.backbone, before)
     val = examples.parts[history.rows] == "val"
     labels = examples.labels[history.rows[val]]
-    assert log_loss(labels, history.probabilities[val]) == pytest.approx(
-        history.records[0].val_loss, rel=1e-4
-    )
+    temperature = history.trust.temperature
+    said = at_temperature(history.probabilities[val], 1 / temperature)
+    assert log_loss(labels, said) == pytest.approx(history.records[0].val_loss, rel=1e-4)
     train = examples.parts == "train"
     with torch.inference_mode():
         preparer, raw = Preparer(SMALL), torch.from_numpy(examples.source.voxels[train])
         said = classifier.finish(classifier.eval()(preparer(raw), preparer.grey(raw)))
-    loss = log_loss(examples.labels[train], said["probabilities"].numpy())
+    loss = log_loss(examples.labels[train], at_temperature(said["probabilities"].numpy(), 1 / temperature))
     assert loss == pytest.approx(history.records[0].train_loss, rel=1e-2), "the head takes plain embeddings"
 
 
@@ -390,6 +392,7 @@ def test_embed_needs_no_model(cryoclass, extracted):
     assert {path.name for path in Path("E").iterdir()} == {
         *(
             "embeddings.npy",
+            "clusters.csv",
             "particles.star",
             "embedding.html",
             "embedding.png",
@@ -477,7 +480,9 @@ def test_map_clusters_and_ranking_of_one_run_see_one_space(cryoclass, backbone, 
     embedding, written = np.load("E/embeddings.npy"), table(Path("E/particles.star"))
     space = fit_space(embedding, natural_units=natural_units)
     features = space.place(embedding)
-    assert list(written["cryoclassCluster"] - 1) == clusters(features, 3, 0).tolist()
+    assert (
+        list(written["cryoclassCluster"] - 1) == group(points_of(features, 0), "cosine", [3], 0)[0].tolist()
+    )
     alike = likeness(features, features[[3]])
     np.testing.assert_allclose(written["cryoclassLikeness"], alike, atol=1e-4)
     places = written[["cryoclassMapX", "cryoclassMapY"]].to_numpy()

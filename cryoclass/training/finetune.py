@@ -158,9 +158,8 @@ def choose_recipe(start: Start, training: Training) -> Recipe:
     own = {name: getattr(training, name) for name in ("epochs", "batch_size", "lr")}
     recipe = recipe.replace(**{name: value for name, value in own.items() if value is not None})
     entry, shown = spec(start.backbone), recipe.preparation
-    if (
-        training.freeze
-    ):  # a network that does not learn can use no other grey values than those that it learnt from
+    if training.freeze and _is_pretrained(start):
+        # A network that does not learn can use no other grey values than those that it learnt from.
         shown = shown.replace(intensity=entry.intensity)
     preparation = entry.resolve(start, shown)
     tasks = tuple(task.name for task in tasks_typed(training.tasks))
