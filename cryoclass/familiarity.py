@@ -57,12 +57,15 @@ class Familiarity(nn.Module):
 
     def forward(self, embedding: Tensor) -> Tensor:
         """Turn embeddings (N, E) into scores (N,), float32."""
-        means, basis = self.means.float(), self.basis.float()
-        away = embedding.float()[:, None] - means  # (N, K, E)
+        # In double precision, which autocast leaves alone: a product in bfloat16 would be too coarse for the difference below.
+        means, basis, discount, level = (
+            part.double() for part in (self.means, self.basis, self.discount, self.level)
+        )
+        away = embedding.double()[:, None] - means  # (N, K, E)
         along = away @ basis.T  # (N, K, R)
-        squares = away.square().sum(2) - (along.square() * self.discount.float()).sum(2)
-        nearest = squares.clamp_min(0).amin(1) * self.level.float()
-        return nearest.sqrt()
+        squares = away.square().sum(2) - (along.square() * discount).sum(2)
+        nearest: Tensor = (squares.clamp_min(0).amin(1) * level).sqrt().float()
+        return nearest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -105,6 +105,15 @@ def test_what_a_network_has_learnt_from_says_nothing_where_others_were_held_out(
     assert (scores(wrong, embedding) < 1).mean() < (scores(tuned, embedding) < 1).mean()
 
 
+def test_scores_are_the_same_where_matrices_are_multiplied_in_bfloat16():
+    """As on a GPU, where the network runs under autocast."""
+    model, _ = fit_familiarity(learnt(*classes_of(3)), frozen=True)
+    points = classes_of(3, seed=1)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        on_a_gpu = scores(model, points)
+    assert np.allclose(on_a_gpu, scores(model, points), rtol=1e-6)
+
+
 def test_scores_survive_half_precision_within_its_bits():
     model, _ = fit_familiarity(learnt(*classes_of(3)), frozen=True)
     points = classes_of(3, seed=1)[0]
