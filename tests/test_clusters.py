@@ -8,7 +8,7 @@ import pytest
 from cli_helpers import table
 from sklearn.metrics import adjusted_rand_score
 
-from cryoclass import clustering, trust
+from cryoclass import clustering, steadiness
 from cryoclass.clustering import METHODS, group, points_of
 from cryoclass.errors import UsageError
 from cryoclass.inference.engines import BackboneEngine
@@ -130,7 +130,7 @@ def test_one_cloud_has_no_number_however_long_it_is(stretch):
 def test_a_number_that_comes_back_but_does_not_lie_apart_is_not_suggested(monkeypatch):
     features = np.random.default_rng(1).standard_normal((200, 32)).astype(np.float32)
     features[:, 0] *= 6
-    monkeypatch.setattr(trust, "ABOVE", -1.0)
+    monkeypatch.setattr(steadiness, "ABOVE", -1.0)
     assert study(features, Mapping2d(clusters="auto")).suggested is not None, "the rule is what decides"
 
 
